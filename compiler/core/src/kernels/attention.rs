@@ -1,0 +1,417 @@
+//! Attention over pages, with a running maximum and sum, so that no matrix of scores is ever whole.
+//!
+//! ```text
+//! for each page:  scores = scale · q · Kᵀ      64 columns, masked beyond the row's position
+//!                 m' = max(m, scores)          acc, l ← exp(m − m') · (acc, l)
+//!                 p = exp(scores − m')         acc, l ← acc + p · V, l + Σp
+//! out = acc / l · sigmoid(gate)
+//! ```
+//!
+//! In `prefill` the rows are the tokens of a tile, one query head a task. In `decode` they are the query
+//! heads that share a KV head, so that its cache is read once; a long sequence is split into runs of pages,
+//! a task each, whose results [`AttendCombine`] joins. Pages and splits count from position 0.
+
+use super::elementwise::per_token;
+use super::page::Pages;
+use super::step::Step;
+use super::{PANEL, Template, letter, padded, row};
+use q35_artifact::{Amount, Cost, Tasks, Times};
+use q35_kernel::{Expr, KernelBuilder, Mem, PanelArgs, Place};
+use q35_target::Caps;
+use q35_types::step::PAGE;
+use q35_types::{Count, DType, StepLayout};
+
+/// What the kernels of attention have in common; see [`q35_graph::Op::GatedAttention`].
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Heads {
+    pub heads: u32,
+    pub pages: Pages,
+    pub x_cols: u32,
+    /// Column of the first head's gate.
+    pub gate: u32,
+    pub scale: f32,
+    pub dtype: DType,
+    pub kv: DType,
+}
+
+/// How long sequences are shared out in `decode`.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Split {
+    /// Pages of a split.
+    pub pages: u32,
+    /// Splits of the longest sequence.
+    pub splits: u32,
+}
+
+impl Split {
+    /// At least four pages, at most 64 splits.
+    pub fn of(max_pages: u32) -> Split {
+        let pages = max_pages.div_ceil(64).max(4);
+        Split { pages, splits: max_pages.div_ceil(pages) }
+    }
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct AttendPrefill(pub Heads);
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct AttendSplit(pub Heads, pub Split);
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct AttendCombine(pub Heads, pub Split);
+
+impl Heads {
+    fn group(&self) -> u32 {
+        self.heads / self.pages.kv_heads
+    }
+
+    fn wide(&self) -> usize {
+        padded(self.pages.width)
+    }
+
+    fn q_cols(&self) -> u32 {
+        self.heads * self.pages.width
+    }
+
+    fn text(&self) -> String {
+        let Heads { heads, pages: Pages { kv_heads, width }, x_cols, .. } = self;
+        let types = [self.dtype, self.kv].map(letter);
+        format!("{heads}_{kv_heads}_{width}_{x_cols}_{}", String::from_iter(types))
+    }
+
+    /// Floats of one head's part of one split: the accumulator, the maximum, the sum.
+    fn partial(&self) -> usize {
+        self.wide() + PANEL
+    }
+
+    /// Bytes of the buffer between [`AttendSplit`] and [`AttendCombine`].
+    pub fn partial_bytes(&self, split: Split, max_seqs: u32) -> u64 {
+        (self.partial() * 4) as u64 * u64::from(self.heads * split.splits * max_seqs)
+    }
+
+    /// `out = value · sigmoid(gate)` for one head of one token, `value(column, width)`.
+    fn finish<'k>(
+        &self,
+        b: &'k KernelBuilder,
+        caps: &Caps,
+        (x, out): (Mem, Mem),
+        (token, head): (Expr<'k>, Expr<'k>),
+        value: impl Fn(Expr<'k>, u8) -> Expr<'k>,
+    ) {
+        let width = self.pages.width;
+        let gate = token * self.x_cols + self.gate + head * (2 * width);
+        let to = token * self.q_cols() + head * width;
+        row::each(b, caps, width as usize, |i, w| {
+            b.store(out, to + i, value(i, w) * b.load_vec(x, gate + i, w).sigmoid());
+        });
+    }
+
+    fn cost(&self, kv_reads: f64) -> Cost {
+        let width = self.pages.width as usize;
+        let q = self.q_cols() as usize * self.dtype.size();
+        let kv = 2 * self.pages.kv_heads as usize * width * self.kv.size();
+        Cost {
+            state: Amount { per_context: kv as f64 * kv_reads, ..Amount::default() },
+            activations_read: per_token(2 * q),
+            activations_written: per_token(q),
+            flops: Amount { per_context: (4 * self.q_cols()) as f64, ..Amount::default() },
+            ..Cost::default()
+        }
+    }
+}
+
+/// Up to `rows` queries against pages of one sequence and KV head.
+struct Attend<'k> {
+    b: &'k KernelBuilder,
+    caps: &'k Caps,
+    h: Heads,
+    keys: Mem,
+    values: Mem,
+    scores: Mem,
+    acc: Mem,
+    m: Mem,
+    l: Mem,
+    /// 0, 1, .. 15
+    columns: Mem,
+}
+
+/// Which queries, and what they may see.
+struct Queries<'k> {
+    q: Place,
+    q_row: Expr<'k>,
+    rows: Expr<'k>,
+    /// Position of the first row, and what each further row adds.
+    pos: Expr<'k>,
+    pos_step: i32,
+    seq: Expr<'k>,
+    kv_head: Expr<'k>,
+    /// Positions that have keys.
+    context: Expr<'k>,
+}
+
+impl<'k> Attend<'k> {
+    fn new(b: &'k KernelBuilder, caps: &'k Caps, h: Heads, keys: Mem, values: Mem, rows: u32) -> Self {
+        let shared = |name, len| b.shared(name, DType::F32, len);
+        let columns = b.shared("columns", DType::I32, PANEL as u32);
+        b.range(0, PANEL, 1, |i| b.store(columns, i, i));
+        Attend {
+            b,
+            caps,
+            h,
+            keys,
+            values,
+            scores: shared("scores", rows * PAGE),
+            acc: shared("acc", rows * h.wide() as u32),
+            m: shared("m", rows),
+            l: shared("l", rows),
+            columns,
+        }
+    }
+
+    /// Leaves `acc`, `m` and `l` of the pages `first..end`.
+    fn run(&self, step: &Step<'k>, q: &Queries<'k>, first: Expr<'k>, end: Expr<'k>) {
+        let (b, h, wide) = (self.b, self.h, self.h.wide());
+        b.range(0, q.rows, 1, |r| {
+            b.store(self.m, r, b.f(f32::NEG_INFINITY));
+            b.store(self.l, r, b.f(0.0));
+            row::each(b, self.caps, wide, |i, w| b.store(self.acc, r * wide + i, b.f(0.0).splat(w)));
+        });
+        b.range(first, end, 1, |n| {
+            let page = step.page(q.seq, n);
+            let filled = (q.context - n * PAGE).min(PAGE as i32);
+            b.panel_dot(PanelArgs {
+                x: q.q,
+                x_row: q.q_row,
+                x_k: b.i(1),
+                w: b.at(self.keys, h.pages.keys(page, q.kv_head)),
+                w_panel: b.n(PANEL * h.pages.width as usize),
+                out: b.at(self.scores, 0),
+                out_row: b.i(PAGE as i32),
+                rows: q.rows,
+                panels: b.n(PAGE as usize / PANEL),
+                k: b.i(h.pages.width as i32),
+                accumulate: false,
+            });
+            b.range(0, q.rows, 1, |r| {
+                let limit = q.pos + r * q.pos_step - n * PAGE;
+                self.softmax(r, limit);
+            });
+            b.panel_dot(PanelArgs {
+                x: b.at(self.scores, 0),
+                x_row: b.i(PAGE as i32),
+                x_k: b.i(1),
+                w: b.at(self.values, h.pages.values(page, q.kv_head)),
+                w_panel: b.n(PANEL * PAGE as usize),
+                out: b.at(self.acc, 0),
+                out_row: b.n(wide),
+                rows: q.rows,
+                panels: b.n(wide / PANEL),
+                k: filled,
+                accumulate: true,
+            });
+        });
+    }
+
+    /// One row of scores to probabilities, columns beyond `limit` masked.
+    fn softmax(&self, r: Expr<'k>, limit: Expr<'k>) {
+        let (b, wide) = (self.b, self.h.wide());
+        let at = |j: usize| r * PAGE + j * PANEL;
+        let parts = 0..PAGE as usize / PANEL;
+        let masked: Vec<Expr> = parts
+            .clone()
+            .map(|j| {
+                let column = b.load_vec(self.columns, 0, PANEL as u8) + (j * PANEL) as i32;
+                let score = b.load_vec(self.scores, at(j), PANEL as u8) * self.h.scale;
+                column.le(limit).select(score, f32::NEG_INFINITY)
+            })
+            .collect();
+        let highest = masked.iter().copied().reduce(|a, b| a.max(b)).expect("a page").largest();
+        let old = b.load(self.m, r);
+        let new = old.max(highest);
+        let factor = (old - new).exp();
+        let weights: Vec<Expr> = masked.iter().map(|&s| (s - new).exp()).collect();
+        for (j, &p) in parts.zip(&weights) {
+            b.store(self.scores, at(j), p);
+        }
+        let sum = weights.into_iter().reduce(|a, b| a + b).expect("a page").sum();
+        b.store(self.m, r, new);
+        b.store(self.l, r, b.load(self.l, r) * factor + sum);
+        row::each(b, self.caps, wide, |i, w| {
+            b.store(self.acc, r * wide + i, b.load_vec(self.acc, r * wide + i, w) * factor);
+        });
+    }
+}
+
+impl Template for AttendPrefill {
+    fn name(&self) -> String {
+        format!("attend_prefill_{}", self.0.text())
+    }
+
+    fn build(&self, b: &KernelBuilder, caps: &Caps, layout: &StepLayout) {
+        let h = self.0;
+        let step = Step::new(b, layout);
+        let q = b.input("q", h.dtype);
+        let x = b.input("x", h.dtype);
+        let keys = b.input("keys", h.kv);
+        let values = b.input("values", h.kv);
+        let out = b.output("out", h.dtype);
+        let attend = Attend::new(b, caps, h, keys, values, PAGE);
+        let width = h.pages.width;
+
+        let (tile, head) = (step.tile(b.task() / h.heads), b.task() % h.heads);
+        let from = tile.token * h.q_cols() + head * width;
+        let (q, q_row) = if h.dtype == DType::F32 {
+            (b.at(q, from), b.n(h.q_cols() as usize))
+        } else {
+            let rows = b.shared("rows", DType::F32, PAGE * width);
+            b.range(0, tile.len, 1, |r| {
+                row::copy(b, caps, width as usize, (q, from + r * h.q_cols()), (rows, r * width));
+            });
+            (b.at(rows, 0), b.n(width as usize))
+        };
+        let queries = Queries {
+            q,
+            q_row,
+            rows: tile.len,
+            pos: tile.pos,
+            pos_step: 1,
+            seq: tile.seq,
+            kv_head: head / h.group(),
+            context: tile.pos + tile.len,
+        };
+        attend.run(&step, &queries, b.i(0), tile.pos / PAGE + 1);
+        b.range(0, tile.len, 1, |r| {
+            let l = b.load(attend.l, r);
+            h.finish(b, caps, (x, out), (tile.token + r, head), |i, w| {
+                b.load_vec(attend.acc, r * h.wide() + i, w) / l
+            });
+        });
+    }
+
+    fn tasks(&self) -> Tasks {
+        Tasks { each: self.0.heads, times: Times::Step(Count::Tiles) }
+    }
+
+    fn cost(&self) -> Cost {
+        // A page is read by each query head of its group, for the tokens of a tile together.
+        self.0.cost(f64::from(self.0.group()) / f64::from(PAGE))
+    }
+}
+
+impl Template for AttendSplit {
+    fn name(&self) -> String {
+        format!("attend_split_{}_{}x{}", self.0.text(), self.1.splits, self.1.pages)
+    }
+
+    fn build(&self, b: &KernelBuilder, caps: &Caps, layout: &StepLayout) {
+        let (h, split) = (self.0, self.1);
+        let step = Step::new(b, layout);
+        let q = b.input("q", h.dtype);
+        let keys = b.input("keys", h.kv);
+        let values = b.input("values", h.kv);
+        let partial = b.output("partial", DType::F32);
+        let group = h.group();
+        let attend = Attend::new(b, caps, h, keys, values, group);
+        let width = h.pages.width;
+
+        let each = h.pages.kv_heads * split.splits;
+        let (seq, rest) = (b.task() / each, b.task() % each);
+        let (kv_head, number) = (rest / split.splits, rest % split.splits);
+        let tile = step.tile(step.tiles_of(seq).0);
+        let first = number * split.pages;
+        let end = (first + split.pages).min(tile.pos / PAGE + 1);
+        b.when(first.lt(end), || {
+            let from = (tile.token * h.heads + kv_head * group) * width;
+            let q = if h.dtype == DType::F32 {
+                b.at(q, from)
+            } else {
+                let rows = b.shared("rows", DType::F32, group * width);
+                row::copy(b, caps, (group * width) as usize, (q, from), (rows, b.i(0)));
+                b.at(rows, 0)
+            };
+            let queries = Queries {
+                q,
+                q_row: b.n(width as usize),
+                rows: b.n(group as usize),
+                pos: tile.pos,
+                pos_step: 0,
+                seq,
+                kv_head,
+                context: tile.pos + 1,
+            };
+            attend.run(&step, &queries, first, end);
+            b.range(0, group, 1, |r| {
+                let to = partial_at(&h, split, seq, kv_head * group + r, number);
+                row::copy(b, caps, h.wide(), (attend.acc, r * h.wide()), (partial, to));
+                b.store(partial, to + h.wide(), b.load(attend.m, r));
+                b.store(partial, to + h.wide() + 1, b.load(attend.l, r));
+            });
+        });
+    }
+
+    fn tasks(&self) -> Tasks {
+        Tasks { each: self.0.pages.kv_heads * self.1.splits, times: Times::Step(Count::Seqs) }
+    }
+
+    fn cost(&self) -> Cost {
+        Cost { activations_written: Amount::default(), ..self.0.cost(1.0) }
+    }
+}
+
+impl Template for AttendCombine {
+    fn name(&self) -> String {
+        format!("attend_combine_{}_{}x{}", self.0.text(), self.1.splits, self.1.pages)
+    }
+
+    fn build(&self, b: &KernelBuilder, caps: &Caps, layout: &StepLayout) {
+        let (h, split) = (self.0, self.1);
+        let step = Step::new(b, layout);
+        let partial = b.input("partial", DType::F32);
+        let x = b.input("x", h.dtype);
+        let out = b.output("out", h.dtype);
+        let (wide, acc) = (h.wide(), b.shared("acc", DType::F32, h.wide() as u32));
+
+        let (seq, head) = (b.task() / h.heads, b.task() % h.heads);
+        let tile = step.tile(step.tiles_of(seq).0);
+        let used = (tile.pos / PAGE + split.pages) / split.pages;
+        let at = |n| partial_at(&h, split, seq, head, n);
+        let [highest] = b.fold(0, used, 1, [b.f(f32::NEG_INFINITY)], |n, [m]| {
+            [m.max(b.load(partial, at(n) + wide))]
+        });
+        row::each(b, caps, wide, |i, w| b.store(acc, i, b.f(0.0).splat(w)));
+        let [total] = b.fold(0, used, 1, [b.f(0.0)], |n, [sum]| {
+            let factor = (b.load(partial, at(n) + wide) - highest).exp();
+            row::each(b, caps, wide, |i, w| {
+                let v = b.mul_add(b.load_vec(partial, at(n) + i, w), factor, b.load_vec(acc, i, w));
+                b.store(acc, i, v);
+            });
+            [b.mul_add(b.load(partial, at(n) + wide + 1), factor, sum)]
+        });
+        h.finish(b, caps, (x, out), (tile.token, head), |i, w| b.load_vec(acc, i, w) / total);
+    }
+
+    fn tasks(&self) -> Tasks {
+        Tasks { each: self.0.heads, times: Times::Step(Count::Seqs) }
+    }
+
+    fn cost(&self) -> Cost {
+        let q = self.0.q_cols() as usize * self.0.dtype.size();
+        Cost {
+            activations_read: per_token(q),
+            activations_written: per_token(q),
+            flops: per_token(self.0.q_cols() as usize * 8),
+            ..Cost::default()
+        }
+    }
+}
+
+/// Where a split leaves a head's part.
+fn partial_at<'k>(
+    h: &Heads,
+    split: Split,
+    seq: Expr<'k>,
+    head: Expr<'k>,
+    number: Expr<'k>,
+) -> Expr<'k> {
+    ((seq * h.heads + head) * split.splits + number) * h.partial()
+}

@@ -1,0 +1,324 @@
+//! Mixture of experts (spec 9), all of it on the device.
+//!
+//! ```text
+//! logits ─ top_k ─▶ ids ─ expert_groups ─▶ which experts, and whose tokens
+//!                                              │ a task per chosen expert and group of panels
+//!                        x ─ expert swiglu ────┴──▶ [T, k, width] ─ expert linear ─▶ [T, k, hidden] ─ combine ─▶
+//! ```
+//!
+//! A task loops over its expert's tokens, so an expert's weights are read once however many tokens chose it.
+
+use super::elementwise::per_token;
+use super::linear::{Act, group, store_panel};
+use super::step::Step;
+use super::{PANEL, Template, letter, row};
+use q35_artifact::{Amount, Cost, Tasks, Times};
+use q35_kernel::{Expr, KernelBuilder, Mem, PanelArgs};
+use q35_target::Caps;
+use q35_types::{Count, DType, StepLayout};
+
+/// See [`q35_graph::Op::TopK`].
+#[derive(Debug, Clone, PartialEq)]
+pub struct TopK {
+    pub experts: u32,
+    pub k: u32,
+    /// Columns of a row of logits.
+    pub cols: u32,
+}
+
+impl Template for TopK {
+    fn name(&self) -> String {
+        format!("top_{}_of_{}_{}", self.k, self.experts, self.cols)
+    }
+
+    fn build(&self, b: &KernelBuilder, caps: &Caps, layout: &StepLayout) {
+        let _ = Step::new(b, layout);
+        let logits = b.input("logits", DType::F32);
+        let ids = b.output("ids", DType::I32);
+        let left = b.shared("left", DType::F32, self.experts);
+        let token = b.task();
+        row::copy(b, caps, self.experts as usize, (logits, token * self.cols), (left, b.i(0)));
+        b.range(0, self.k, 1, |r| {
+            let start = [b.f(f32::NEG_INFINITY), b.i(0)];
+            let [_, best] = b.fold(0, self.experts, 1, start, |e, [high, best]| {
+                let v = b.load(left, e);
+                let higher = v.gt(high);
+                [higher.select(v, high), higher.select(e, best)]
+            });
+            b.store(left, best, b.f(f32::NEG_INFINITY));
+            b.store(ids, token * self.k + r, best);
+        });
+    }
+
+    fn tasks(&self) -> Tasks {
+        Tasks { each: 1, times: Times::Step(Count::Tokens) }
+    }
+
+    fn cost(&self) -> Cost {
+        Cost {
+            activations_read: per_token(self.experts as usize * 4),
+            activations_written: per_token(self.k as usize * 4),
+            flops: per_token((self.experts * self.k) as usize),
+            ..Cost::default()
+        }
+    }
+}
+
+/// Words of the buffer of groups; see [`q35_graph::Op::ExpertGroups`].
+fn active(slot: Expr<'_>) -> Expr<'_> {
+    slot + 1
+}
+fn start(slot: Expr<'_>, experts: u32) -> Expr<'_> {
+    slot + (1 + experts) as i32
+}
+fn pair(n: Expr<'_>, experts: u32) -> Expr<'_> {
+    n + (2 + 2 * experts) as i32
+}
+
+/// See [`q35_graph::Op::ExpertGroups`]. One task: counting sort of the pairs.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ExpertGroups {
+    pub experts: u32,
+    pub k: u32,
+}
+
+impl Template for ExpertGroups {
+    fn name(&self) -> String {
+        format!("expert_groups_{}_{}", self.experts, self.k)
+    }
+
+    fn build(&self, b: &KernelBuilder, _: &Caps, layout: &StepLayout) {
+        let step = Step::new(b, layout);
+        let ids = b.input("ids", DType::I32);
+        let groups = b.output("groups", DType::I32);
+        let next = b.shared("next", DType::I32, self.experts);
+        let pairs = step.count(Count::Tokens) * self.k;
+        b.range(0, self.experts, 1, |e| b.store(next, e, b.i(0)));
+        b.range(0, pairs, 1, |n| {
+            let id = b.load(ids, n);
+            b.store(next, id, b.load(next, id) + 1);
+        });
+        let [chosen, _] = b.fold(0, self.experts, 1, [b.i(0), b.i(0)], |e, [slot, before]| {
+            let count = b.load(next, e);
+            let any = count.gt(0);
+            b.when(any, || {
+                b.store(groups, active(slot), e);
+                b.store(groups, start(slot, self.experts), before);
+            });
+            b.store(next, e, before);
+            [slot + any.select(1, 0), before + count]
+        });
+        b.store(groups, 0, chosen);
+        b.store(groups, start(chosen, self.experts), pairs);
+        b.range(0, pairs, 1, |n| {
+            let id = b.load(ids, n);
+            let at = b.load(next, id);
+            b.store(next, id, at + 1);
+            b.store(groups, pair(at, self.experts), n);
+        });
+    }
+
+    fn tasks(&self) -> Tasks {
+        Tasks { each: 1, times: Times::Once }
+    }
+
+    fn cost(&self) -> Cost {
+        Cost {
+            activations_read: per_token(2 * self.k as usize * 4),
+            activations_written: per_token(self.k as usize * 4),
+            flops: per_token(2 * self.k as usize),
+            ..Cost::default()
+        }
+    }
+}
+
+/// A product with the matrix of each chosen expert: [`q35_graph::Op::ExpertSwiGlu`] and
+/// [`q35_graph::Op::ExpertLinear`].
+#[derive(Debug, Clone, PartialEq)]
+pub struct ExpertLinear {
+    pub experts: u32,
+    /// Experts of a token.
+    pub k: u32,
+    /// Columns of the result and of `x`.
+    pub n: u32,
+    pub cols: u32,
+    pub dtype: DType,
+    pub weight: DType,
+    pub act: Act,
+    /// Whether `x` has a row for each token; else for each pair of token and rank.
+    pub shared_x: bool,
+    /// Rows of a tile.
+    pub tile: u32,
+}
+
+impl ExpertLinear {
+    fn panels(&self) -> usize {
+        (self.n as usize).div_ceil(PANEL)
+    }
+
+    fn group(&self) -> usize {
+        group(self.n, self.cols, self.weight)
+    }
+
+    fn groups(&self) -> usize {
+        self.panels().div_ceil(self.group())
+    }
+}
+
+impl Template for ExpertLinear {
+    fn name(&self) -> String {
+        let ExpertLinear { experts, k, n, cols, tile, .. } = self;
+        let types = [self.dtype, self.weight].map(letter);
+        let act = if self.act == Act::None { "" } else { "_swiglu" };
+        let rows = if self.shared_x { "token" } else { "pair" };
+        format!("expert_{n}x{cols}_{k}of{experts}_{}{act}_{rows}_t{tile}", String::from_iter(types))
+    }
+
+    fn build(&self, b: &KernelBuilder, caps: &Caps, layout: &StepLayout) {
+        let _ = Step::new(b, layout);
+        let x = b.input("x", self.dtype);
+        let weight = b.table("weight", self.weight);
+        let groups = b.input("groups", DType::I32);
+        let out = b.output("out", self.dtype);
+
+        let (cols, group, tile) = (self.cols as usize, self.group(), self.tile as usize);
+        let row_len = group * PANEL;
+        let rows_of = b.shared("rows", DType::F32, (tile * cols) as u32);
+        let sums = b.shared("sums", DType::F32, (tile * row_len) as u32);
+        let ups = match self.act {
+            Act::None => None,
+            Act::SwiGlu { up } => Some((b.shared("ups", DType::F32, (tile * row_len) as u32), up)),
+        };
+
+        let (slot, first) = (b.task() / self.groups(), b.task() % self.groups() * group);
+        let expert = b.load(groups, active(slot));
+        let weight = b.entry(weight, expert);
+        let begin = b.load(groups, start(slot, self.experts));
+        let end = b.load(groups, start(slot + 1, self.experts));
+        let panels = (b.n(self.panels()) - first).min(group);
+        b.range(begin, end, self.tile, |t| {
+            let rows = (end - t).min(self.tile);
+            b.range(0, rows, 1, |r| {
+                let pair = b.load(groups, pair(t + r, self.experts));
+                let from = if self.shared_x { pair / self.k } else { pair };
+                row::copy(b, caps, cols, (x, from * cols), (rows_of, r * cols));
+            });
+            let dot = |into: Mem, panel: Expr<'_>| {
+                b.panel_dot(PanelArgs {
+                    x: b.at(rows_of, 0),
+                    x_row: b.n(cols),
+                    x_k: b.i(1),
+                    w: b.at(weight, panel * (cols * PANEL)),
+                    w_panel: b.n(cols * PANEL),
+                    out: b.at(into, 0),
+                    out_row: b.n(row_len),
+                    rows,
+                    panels,
+                    k: b.n(cols),
+                    accumulate: false,
+                });
+            };
+            dot(sums, first);
+            if let Some((ups, up)) = ups {
+                dot(ups, first + up as usize / PANEL);
+            }
+            b.range(0, rows, 1, |r| {
+                let pair = b.load(groups, pair(t + r, self.experts));
+                b.range(0, panels, 1, |p| {
+                    let from = r * row_len + p * PANEL;
+                    let col = (first + p) * PANEL;
+                    store_panel(b, self.n, col, |i, w| {
+                        let v = b.load_vec(sums, from + i, w);
+                        let v = match ups {
+                            None => v,
+                            Some((ups, _)) => v.silu() * b.load_vec(ups, from + i, w),
+                        };
+                        b.store(out, pair * self.n + col + i, v);
+                    });
+                });
+            });
+        });
+    }
+
+    fn tasks(&self) -> Tasks {
+        // `groups` is the fourth parameter: step, x, weight, groups, out.
+        Tasks { each: self.groups() as u32, times: Times::Word { arg: 3 } }
+    }
+
+    fn cost(&self) -> Cost {
+        let parts = if self.act == Act::None { 1 } else { 2 };
+        let (n, cols, k) = (self.n as usize, self.cols as usize, self.k as usize);
+        let rows = if self.shared_x { 1 } else { k };
+        let matrix = parts * n * cols;
+        Cost {
+            weights: Amount { per_expert: (matrix * self.weight.size()) as f64, ..Amount::default() },
+            activations_read: per_token(rows * cols * self.dtype.size()),
+            activations_written: per_token(k * n * self.dtype.size()),
+            flops: per_token(2 * matrix * k),
+            ..Cost::default()
+        }
+    }
+}
+
+/// See [`q35_graph::Op::ExpertCombine`].
+#[derive(Debug, Clone, PartialEq)]
+pub struct ExpertCombine {
+    pub hidden: u32,
+    pub k: u32,
+    /// Columns of a row of logits, and the one of the shared expert's gate.
+    pub cols: u32,
+    pub gate: u32,
+    pub dtype: DType,
+}
+
+impl Template for ExpertCombine {
+    fn name(&self) -> String {
+        format!("expert_combine_{}_{}_{}_{}", self.hidden, self.k, self.cols, letter(self.dtype))
+    }
+
+    fn build(&self, b: &KernelBuilder, caps: &Caps, layout: &StepLayout) {
+        let _ = Step::new(b, layout);
+        let x = b.input("x", self.dtype);
+        let logits = b.input("logits", DType::F32);
+        let ids = b.input("ids", DType::I32);
+        let shared = b.input("shared", self.dtype);
+        let residual = b.input("residual", self.dtype);
+        let out = b.output("out", self.dtype);
+        let weights = b.shared("weights", DType::F32, self.k);
+
+        let token = b.task();
+        let at = |r| b.load(logits, token * self.cols + b.load(ids, token * self.k + r));
+        // Ranks are in order, so the first logit is the largest.
+        let highest = at(b.i(0));
+        let [total] = b.fold(0, self.k, 1, [b.f(0.0)], |r, [sum]| {
+            let p = (at(r) - highest).exp();
+            b.store(weights, r, p);
+            [sum + p]
+        });
+        let gate = b.load(logits, token * self.cols + self.gate).sigmoid();
+        let row = token * self.hidden;
+        row::each(b, caps, self.hidden as usize, |i, w| {
+            let zero = b.f(0.0).splat(w);
+            let [sum] = b.fold(0, self.k, 1, [zero], |r, [sum]| {
+                let v = b.load_vec(x, (token * self.k + r) * self.hidden + i, w);
+                [b.mul_add(v, b.load(weights, r) / total, sum)]
+            });
+            let sum = b.mul_add(b.load_vec(shared, row + i, w), gate, sum);
+            b.store(out, row + i, b.load_vec(residual, row + i, w) + sum);
+        });
+    }
+
+    fn tasks(&self) -> Tasks {
+        Tasks { each: 1, times: Times::Step(Count::Tokens) }
+    }
+
+    fn cost(&self) -> Cost {
+        let hidden = self.hidden as usize;
+        Cost {
+            activations_read: per_token((self.k as usize + 2) * hidden * self.dtype.size()),
+            activations_written: per_token(hidden * self.dtype.size()),
+            flops: per_token(2 * (self.k as usize + 2) * hidden),
+            ..Cost::default()
+        }
+    }
+}

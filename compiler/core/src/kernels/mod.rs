@@ -1,0 +1,94 @@
+//! Kernel templates: from sizes and types to a [`Kernel`].
+//!
+//! A [`Spec`] is all that distinguishes one kernel from another, so launches that need
+//! the same kernel share it, and the same kernel is made for every variant of a target, from the
+//! variant's capabilities. A template also knows what it costs and how its tasks are
+//! counted.
+//!
+//! Everything a sum's order depends on is in the spec: never the number of tokens, sequences or
+//! threads. So a token's result is the same to the bit whatever else is in the step.
+//!
+//! One lane runs a task (a CPU); the heavy work of all of them is
+//! [`KernelBuilder::panel_dot`], whose operands the packed layouts are made for.
+
+mod attention;
+mod delta_conv;
+mod delta_rule;
+mod elementwise;
+mod experts;
+mod linear;
+pub mod page;
+mod qk_rope;
+mod row;
+mod step;
+
+pub use attention::{AttendCombine, AttendPrefill, AttendSplit, Heads, Split};
+pub use delta_conv::DeltaConv;
+pub use delta_rule::{DeltaRule, DeltaShape};
+pub use elementwise::{Embed, Gather, RmsNorm, RopeTable};
+pub use experts::{ExpertCombine, ExpertGroups, ExpertLinear, TopK};
+pub use linear::{Act, Linear};
+pub use qk_rope::QkRope;
+
+use q35_artifact::{Cost, Tasks};
+use q35_kernel::{Kernel, KernelBuilder};
+use q35_target::Caps;
+use q35_types::{DType, StepLayout};
+
+/// What a template needs.
+pub trait Template {
+    /// Unique for the spec, a valid identifier.
+    fn name(&self) -> String;
+    fn build(&self, b: &KernelBuilder, caps: &Caps, step: &StepLayout);
+    fn tasks(&self) -> Tasks;
+    fn cost(&self) -> Cost;
+}
+
+macro_rules! specs {
+    ($($name:ident),* $(,)?) => {
+        /// One kernel of the table of templates.
+        #[derive(Debug, Clone, PartialEq)]
+        pub enum Spec { $($name($name)),* }
+
+        impl Spec {
+            pub fn template(&self) -> &dyn Template {
+                match self { $(Spec::$name(t) => t),* }
+            }
+        }
+
+        $(impl From<$name> for Spec {
+            fn from(t: $name) -> Spec { Spec::$name(t) }
+        })*
+    };
+}
+specs! {
+    Embed, Gather, RmsNorm, RopeTable, Linear, DeltaConv, DeltaRule, QkRope, AttendPrefill,
+    AttendSplit, AttendCombine, TopK, ExpertGroups, ExpertLinear, ExpertCombine,
+}
+
+impl Spec {
+    /// The kernel for a machine with these capabilities.
+    pub fn build(&self, caps: &Caps, step: &StepLayout) -> Kernel {
+        let template = self.template();
+        let b = KernelBuilder::new(template.name(), caps.lanes, caps.fma, caps.panel_dot);
+        template.build(&b, caps, step);
+        b.finish()
+    }
+}
+
+/// `bf16` as `b`: what types look like in a kernel's name.
+fn letter(dtype: DType) -> char {
+    match dtype {
+        DType::F32 => 'f',
+        DType::F16 => 'h',
+        DType::Bf16 => 'b',
+        DType::I32 => 'i',
+    }
+}
+
+/// A panel's rows: the width that weights, KV pages and delta-rule states are padded to.
+const PANEL: usize = q35_types::pack::PANEL;
+
+fn padded(n: u32) -> usize {
+    (n as usize).next_multiple_of(PANEL)
+}

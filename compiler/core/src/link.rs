@@ -1,0 +1,234 @@
+//! The last stage: kernels built and lowered for every variant, joined with plan and manifest.
+
+use crate::frontend::build::{Options, programs};
+use crate::frontend::config::{Config, LayerKind, Mlp};
+use crate::frontend::count;
+use crate::kernels::Spec;
+use crate::passes;
+use crate::schedule::{Limits, Schedule, schedule};
+use q35_artifact as artifact;
+use q35_artifact::{Artifact, ModelFacts, TargetSection};
+use q35_graph::Program;
+use q35_kernel::{Access, Kernel};
+use q35_target::{LowerError, Target, Variant};
+use q35_types::DType;
+use rayon::prelude::*;
+
+/// What is to be compiled.
+pub struct Request<'a> {
+    /// The text of the `config.json`, which the artifact keeps.
+    pub text: &'a str,
+    pub config: &'a Config,
+    pub options: Options,
+    pub limits: Limits,
+    pub targets: &'a [&'a dyn Target],
+}
+
+/// The artifact of a request.
+///
+/// # Errors
+///
+/// [`LowerError`] when a target cannot lower one of the model's kernels.
+pub fn compile(request: &Request<'_>) -> Result<Artifact, LowerError> {
+    let programs = optimised(request);
+    let mut schedule = scheduled(request, &programs);
+    let mut targets = vec![];
+    for target in request.targets {
+        let (kernels, variants) = lower(*target, &schedule)?;
+        schedule.plan.kernels = kernels;
+        targets.push(TargetSection {
+            name: target.name().into(),
+            activations: request.options.activations,
+            plan: schedule.plan.clone(),
+            variants,
+        });
+    }
+    Ok(Artifact {
+        config: request.text.into(),
+        model: facts(request),
+        graphs: programs.iter().map(|p| (p.entry.name().into(), p.to_string())).collect(),
+        manifest: schedule.manifest,
+        targets,
+    })
+}
+
+/// Names of what [`emit`] can show, in the order of the pipeline.
+pub fn stages() -> Vec<&'static str> {
+    let passes = passes::PIPELINE.iter().map(|p| p.name);
+    ["graph"].into_iter().chain(passes).chain(["kernels", "plan", "code"]).collect()
+}
+
+/// The text of a stage: every program as it was after it, or kernels, plan or code.
+///
+/// Panics if `stage` is none of [`stages`].
+pub fn emit(request: &Request<'_>, stage: &str) -> Result<String, LowerError> {
+    let mut text = String::new();
+    match stage {
+        "graph" => {
+            for program in programs(request.config, &request.options) {
+                text += &program.to_string();
+            }
+        }
+        "kernels" => {
+            let schedule = scheduled(request, &optimised(request));
+            for (_, variant) in variants(request) {
+                for spec in &schedule.specs {
+                    text += &format!("# {variant}\n{}", build(spec, &variant, &schedule));
+                }
+            }
+        }
+        "plan" => {
+            let artifact = compile(request)?;
+            for target in &artifact.targets {
+                text += &target.plan.to_text();
+            }
+        }
+        "code" => {
+            let schedule = scheduled(request, &optimised(request));
+            for (target, variant) in variants(request) {
+                for spec in &schedule.specs {
+                    text += &target.listing(&variant, &build(spec, &variant, &schedule))?;
+                }
+            }
+        }
+        pass => {
+            assert!(passes::PIPELINE.iter().any(|p| p.name == pass), "`{pass}` is a stage");
+            for mut program in programs(request.config, &request.options) {
+                let watch = |name: &str, program: &Program| {
+                    if name == pass {
+                        text += &program.to_string();
+                    }
+                };
+                passes::run(&mut program, watch).expect("passes keep the graph well formed");
+            }
+        }
+    }
+    Ok(text)
+}
+
+fn optimised(request: &Request<'_>) -> Vec<Program> {
+    let mut programs = programs(request.config, &request.options);
+    for program in &mut programs {
+        passes::run(program, |_, _| {}).expect("passes keep the graph well formed");
+    }
+    programs
+}
+
+/// Prefixes of the tensors of parts that are not compiled.
+const IGNORED: [&str; 2] = ["mtp.", "model.visual."];
+
+fn scheduled(request: &Request<'_>, programs: &[Program]) -> Schedule {
+    schedule(programs, request.limits, IGNORED.map(String::from).to_vec())
+}
+
+fn variants<'a>(request: &'a Request<'_>) -> impl Iterator<Item = (&'a dyn Target, Variant)> {
+    request.targets.iter().flat_map(|t| t.variants().iter().map(move |v| (*t, *v)))
+}
+
+fn build(spec: &Spec, variant: &Variant, schedule: &Schedule) -> Kernel {
+    let kernel = spec.build(&variant.caps, &schedule.plan.step);
+    if let Err(findings) = q35_kernel::verify(&kernel) {
+        panic!("template of `{}` is well formed: {findings:?}", kernel.name);
+    }
+    kernel
+}
+
+/// The plan's description of each kernel, and its code for each variant.
+fn lower(
+    target: &dyn Target,
+    schedule: &Schedule,
+) -> Result<(Vec<artifact::Kernel>, Vec<artifact::Variant>), LowerError> {
+    let jobs: Vec<(&Spec, &Variant)> =
+        target.variants().iter().flat_map(|v| schedule.specs.iter().map(move |s| (s, v))).collect();
+    let done = jobs
+        .into_par_iter()
+        .map(|(spec, variant)| {
+            let kernel = build(spec, variant, schedule);
+            let code = target.lower(variant, &kernel)?;
+            Ok((described(&kernel), code))
+        })
+        .collect::<Result<Vec<_>, LowerError>>()?;
+
+    let mut descriptions: Vec<artifact::Kernel> = vec![];
+    let mut variants = vec![];
+    let mut done = done.into_iter();
+    for variant in target.variants() {
+        let mut codes = vec![];
+        for number in 0..schedule.specs.len() {
+            let (description, code) = done.next().expect("a job for each kernel and variant");
+            codes.push((description.name.clone(), code));
+            match descriptions.get_mut(number) {
+                None => descriptions.push(description),
+                Some(known) => {
+                    assert_eq!(known.params, description.params, "variants take the same arguments");
+                    known.shared_bytes = known.shared_bytes.max(description.shared_bytes);
+                }
+            }
+        }
+        variants.push(artifact::Variant {
+            name: variant.name.into(),
+            extension: variant.extension.into(),
+            kernels: codes,
+        });
+    }
+    Ok((descriptions, variants))
+}
+
+fn described(kernel: &Kernel) -> artifact::Kernel {
+    let param = |p: &q35_kernel::Param| artifact::Param {
+        name: p.name.clone(),
+        dtype: p.dtype,
+        write: p.access != Access::Read,
+        table: p.table,
+    };
+    artifact::Kernel {
+        name: kernel.name.clone(),
+        shared_bytes: u32::try_from(kernel.shared_bytes()).expect("shared arrays fit"),
+        params: kernel.params.iter().map(param).collect(),
+    }
+}
+
+fn facts(request: &Request<'_>) -> ModelFacts {
+    let (config, limits) = (request.config, request.limits);
+    let layer = |kind: &LayerKind| match kind {
+        LayerKind::DeltaNet => artifact::LayerKind::LinearAttention,
+        LayerKind::Attention => artifact::LayerKind::FullAttention,
+    };
+    let parameters = count::parameters(config);
+    let narrow = |n: u128| u64::try_from(n).expect("a config's parameters are bounded");
+    ModelFacts {
+        model_type: config.model_type().into(),
+        layers: config.layers.iter().map(layer).collect(),
+        hidden_size: config.hidden_size,
+        vocab_size: config.vocab_size,
+        context: config.max_position_embeddings,
+        experts: match config.mlp {
+            Mlp::Dense { .. } => None,
+            Mlp::Moe(moe) => Some(artifact::Experts {
+                count: moe.num_experts,
+                chosen: moe.num_experts_per_tok,
+            }),
+        },
+        dtype: config.dtype,
+        tied: config.tied,
+        eos: config.eos.clone(),
+        parameters: artifact::Parameters {
+            text: narrow(parameters.text),
+            vision: narrow(parameters.vision),
+            mtp: narrow(parameters.mtp),
+            active: narrow(parameters.active),
+        },
+        kv: request.options.kv,
+        max_batch: limits.max_batch,
+        max_chunk: limits.max_chunk,
+        max_context: limits.max_context,
+    }
+}
+
+/// What activations are by default on a target (design, Numbers).
+pub fn default_activations(target: &str) -> DType {
+    match target {
+        "ptx" => DType::Bf16,
+        _ => DType::F32,
+    }
+}

@@ -1,0 +1,311 @@
+//! Which templates compute a node. One arm an op; the ops that passes have taken apart or fused
+//! have none.
+
+use super::Limits;
+use crate::kernels::*;
+use crate::kernels::{page::Pages, Act};
+use q35_graph::{Entry, Graph, Op, State, StateId, Type, Value, WeightId};
+use q35_types::{Count, DType, Dim};
+
+/// What an argument is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Source {
+    Step,
+    Value(Value),
+    /// Memory between two launches of one node.
+    Temp(usize),
+    Weight(WeightId),
+    /// Keys of a KV cache are part 0, values part 1; other state has only a part 0.
+    State(StateId, usize),
+}
+
+/// A kernel and its arguments, the result last.
+#[derive(Debug)]
+pub struct Launch {
+    pub spec: Spec,
+    pub args: Vec<Source>,
+}
+
+#[derive(Debug, Default)]
+pub struct Selected {
+    pub launches: Vec<Launch>,
+    /// Bytes of each temporary.
+    pub temps: Vec<u64>,
+}
+
+pub fn select(graph: &Graph, entry: Entry, limits: Limits) -> Selected {
+    let mut cx = Cx { graph, entry, limits, out: Selected::default() };
+    for v in graph.values() {
+        cx.node(v);
+    }
+    cx.out
+}
+
+struct Cx<'g> {
+    graph: &'g Graph,
+    entry: Entry,
+    limits: Limits,
+    out: Selected,
+}
+
+/// Rows of `x` that a product takes together: few when every row is staged first or there are only
+/// a few, many when a step has hundreds.
+fn tile(entry: Entry, staged: bool) -> u32 {
+    match (entry, staged) {
+        (Entry::Prefill, false) => 64,
+        (Entry::Prefill, true) => 16,
+        (Entry::Decode | Entry::Head, _) => 8,
+    }
+}
+
+impl Cx<'_> {
+    fn ty(&self, v: Value) -> &Type {
+        self.graph.ty(v)
+    }
+
+    /// Columns of a row: all axes but the first.
+    fn cols(&self, v: Value) -> u32 {
+        let fixed = |d: &Dim| d.fixed().expect("only rows vary");
+        self.ty(v).shape[1..].iter().map(fixed).product()
+    }
+
+    fn rows(&self, v: Value) -> Count {
+        match self.ty(v).shape[0] {
+            Dim::Rows => Count::Rows,
+            _ => Count::Tokens,
+        }
+    }
+
+    fn weight(&self, v: Value) -> &q35_graph::Weight {
+        match self.graph.node(v).op {
+            Op::Weight { id } => self.graph.weight(id),
+            _ => panic!("a kernel's weight is a weight of the graph"),
+        }
+    }
+
+    /// The argument that a value is.
+    fn source(&self, v: Value) -> Source {
+        match self.graph.node(v).op {
+            Op::Weight { id } => Source::Weight(id),
+            _ => Source::Value(v),
+        }
+    }
+
+    /// A launch whose arguments are the step, `operands` and the result.
+    fn launch(&mut self, spec: impl Into<Spec>, operands: &[Value], out: Value) {
+        let sources: Vec<Source> = operands.iter().map(|&v| self.source(v)).collect();
+        self.launch_with(spec, sources, Source::Value(out));
+    }
+
+    fn launch_with(&mut self, spec: impl Into<Spec>, sources: Vec<Source>, out: Source) {
+        let args = [vec![Source::Step], sources, vec![out]].concat();
+        self.out.launches.push(Launch { spec: spec.into(), args });
+    }
+
+    fn linear(&self, x: Value, w: Value, out: Value, norm: Option<f32>, act: Act) -> Linear {
+        let (n, k) = (self.cols(out), self.cols(x));
+        let staged = norm.is_some() || self.ty(x).dtype != DType::F32;
+        Linear {
+            n,
+            k,
+            x: self.ty(x).dtype,
+            weight: self.weight(w).dtype,
+            out: self.ty(out).dtype,
+            norm,
+            act,
+            residual: false,
+            rows: self.rows(out),
+            tile: tile(self.entry, staged),
+        }
+    }
+
+    fn pages(&self, state: StateId) -> (Pages, DType) {
+        match *self.graph.state(state) {
+            State::Kv { dtype, heads, head_dim } => (Pages { kv_heads: heads, width: head_dim }, dtype),
+            _ => panic!("attention has a KV cache"),
+        }
+    }
+
+    fn node(&mut self, v: Value) {
+        let node = self.graph.node(v);
+        let args = node.operands.as_slice();
+        let dtype = node.ty.dtype;
+        match node.op {
+            Op::Input { .. } | Op::Weight { .. } => {}
+            Op::Embed { dtype } => {
+                let table = self.weight(args[1]);
+                let (table, layout) = (table.dtype, table.layout);
+                let spec = Embed { hidden: self.cols(v), table, layout, out: dtype };
+                self.launch(spec, &args[1..], v);
+            }
+            Op::Gather {} => {
+                let spec = Gather { hidden: self.cols(v), x: self.ty(args[0]).dtype };
+                self.launch(spec, &args[..1], v);
+            }
+            Op::RopeTable { h, w, scale } => {
+                let n = self.cols(v) / 2;
+                self.launch(RopeTable { n, h, w, scale }, &args[1..], v);
+            }
+            Op::RmsNorm { eps } => {
+                let spec = RmsNorm {
+                    cols: self.cols(v),
+                    x: self.ty(args[0]).dtype,
+                    out: dtype,
+                    eps,
+                    rows: self.rows(v),
+                };
+                self.launch(spec, args, v);
+            }
+            Op::MatMul { .. } => {
+                let spec = self.linear(args[0], args[1], v, None, Act::None);
+                self.launch(spec, args, v);
+            }
+            Op::NormMatMul { eps, .. } => {
+                let spec = self.linear(args[0], args[2], v, Some(eps), Act::None);
+                self.launch(spec, args, v);
+            }
+            Op::MatMulAdd {} => {
+                let spec = self.linear(args[0], args[1], v, None, Act::None);
+                self.launch(Linear { residual: true, ..spec }, args, v);
+            }
+            Op::SwiGlu { up, .. } => {
+                let spec = self.linear(args[0], args[1], v, None, Act::SwiGlu { up });
+                self.launch(spec, args, v);
+            }
+            Op::NormSwiGlu { eps, up, .. } => {
+                let spec = self.linear(args[0], args[2], v, Some(eps), Act::SwiGlu { up });
+                self.launch(spec, args, v);
+            }
+            Op::DeltaConv { nk, dk, nv, dv, eps, scale, state } => {
+                let spec = DeltaConv {
+                    nk,
+                    dk,
+                    nv,
+                    dv,
+                    taps: self.weight(args[1]).cols,
+                    x_cols: self.cols(args[0]),
+                    x: self.ty(args[0]).dtype,
+                    out: dtype,
+                    eps,
+                    scale,
+                };
+                let sources = vec![self.source(args[0]), self.source(args[1]), Source::State(state, 0)];
+                self.launch_with(spec, sources, Source::Value(v));
+            }
+            Op::DeltaRule { nk, dk, nv, dv, z, b, a, eps, state } => {
+                let spec = DeltaRule {
+                    shape: DeltaShape { nk, dk, nv, dv },
+                    x_cols: self.cols(args[1]),
+                    z,
+                    b,
+                    a,
+                    dtype,
+                    eps,
+                    chunked: self.entry == Entry::Prefill,
+                };
+                let mut sources: Vec<Source> = args.iter().map(|&a| self.source(a)).collect();
+                sources.push(Source::State(state, 0));
+                self.launch_with(spec, sources, Source::Value(v));
+            }
+            Op::QkRope { heads, q, k, v: values, eps, state, .. } => {
+                let (pages, kv) = self.pages(state);
+                let spec = QkRope {
+                    heads,
+                    pages,
+                    x_cols: self.cols(args[0]),
+                    q,
+                    k,
+                    v: values,
+                    n: self.cols(args[3]) / 2,
+                    dtype,
+                    kv,
+                    eps,
+                };
+                let mut sources: Vec<Source> = args.iter().map(|&a| self.source(a)).collect();
+                sources.extend([Source::State(state, 0), Source::State(state, 1)]);
+                self.launch_with(spec, sources, Source::Value(v));
+            }
+            Op::GatedAttention { heads, gate, scale, state, .. } => {
+                let (pages, kv) = self.pages(state);
+                let x_cols = self.cols(args[1]);
+                let shape = Heads { heads, pages, x_cols, gate, scale, dtype, kv };
+                self.attention(shape, state, args, v);
+            }
+            Op::TopK { experts, k } => {
+                let spec = TopK { experts, k, cols: self.cols(args[0]) };
+                self.launch(spec, args, v);
+            }
+            Op::ExpertGroups { experts } => {
+                let spec = ExpertGroups { experts, k: self.cols(args[0]) };
+                self.launch(spec, args, v);
+            }
+            Op::ExpertSwiGlu { k, width, up } => {
+                let spec = self.experts(args, k, width, Act::SwiGlu { up }, true);
+                self.launch(spec, args, v);
+            }
+            Op::ExpertLinear {} => {
+                let (k, n) = match node.ty.shape[..] {
+                    [_, Dim::Fixed(k), Dim::Fixed(n)] => (k, n),
+                    _ => panic!("experts give [T, k, n]"),
+                };
+                let spec = self.experts(args, k, n, Act::None, false);
+                self.launch(spec, args, v);
+            }
+            Op::ExpertCombine { gate } => {
+                let spec = ExpertCombine {
+                    hidden: self.cols(v),
+                    k: self.cols(args[2]),
+                    cols: self.cols(args[1]),
+                    gate,
+                    dtype,
+                };
+                self.launch(spec, args, v);
+            }
+            Op::L2Norm { .. }
+            | Op::Slice { .. }
+            | Op::Split { .. }
+            | Op::Join {}
+            | Op::Add {}
+            | Op::Mul {}
+            | Op::Silu {}
+            | Op::Sigmoid {}
+            | Op::Softplus {}
+            | Op::Conv { .. }
+            | Op::Rope {}
+            | Op::Attention { .. }
+            | Op::GatedDelta { .. }
+            | Op::RouteWeights {}
+            | Op::ExpertMatMul {}
+            | Op::ExpertSum {} => panic!("passes leave no `{}`", node.op.name()),
+        }
+    }
+
+    fn experts(&self, args: &[Value], k: u32, n: u32, act: Act, shared_x: bool) -> ExpertLinear {
+        let weight = self.weight(args[1]);
+        ExpertLinear {
+            experts: weight.experts.expect("a table of experts"),
+            k,
+            n,
+            cols: weight.cols,
+            dtype: self.ty(args[0]).dtype,
+            weight: weight.dtype,
+            act,
+            shared_x,
+            tile: tile(self.entry, true),
+        }
+    }
+
+    fn attention(&mut self, h: Heads, state: StateId, args: &[Value], v: Value) {
+        let (q, x) = (self.source(args[0]), self.source(args[1]));
+        let (keys, values) = (Source::State(state, 0), Source::State(state, 1));
+        if self.entry == Entry::Prefill {
+            self.launch_with(AttendPrefill(h), vec![q, x, keys, values], Source::Value(v));
+            return;
+        }
+        let split = Split::of(self.limits.step().max_pages);
+        let partial = Source::Temp(self.out.temps.len());
+        self.out.temps.push(h.partial_bytes(split, self.limits.max_batch));
+        self.launch_with(AttendSplit(h, split), vec![q, keys, values], partial);
+        self.launch_with(AttendCombine(h, split), vec![partial, x], Source::Value(v));
+    }
+}

@@ -1,0 +1,3 @@
+//! Evaluators: what graphs and kernels mean, run on the host.
+
+pub mod kernel;

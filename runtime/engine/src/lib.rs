@@ -1,0 +1,3 @@
+pub mod generation_config;
+pub mod sampling;
+pub mod text;
