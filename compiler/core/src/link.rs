@@ -52,6 +52,12 @@ pub fn compile(request: &Request<'_>) -> Result<Artifact, LowerError> {
     })
 }
 
+/// Every kernel of the plan, in its order, as a variant gets it.
+pub fn kernels(request: &Request<'_>, variant: &Variant) -> Vec<Kernel> {
+    let schedule = scheduled(request, &optimised(request));
+    schedule.specs.iter().map(|spec| build(spec, variant, &schedule)).collect()
+}
+
 /// Names of what [`emit`] can show, in the order of the pipeline.
 pub fn stages() -> Vec<&'static str> {
     let passes = passes::PIPELINE.iter().map(|p| p.name);
@@ -70,10 +76,9 @@ pub fn emit(request: &Request<'_>, stage: &str) -> Result<String, LowerError> {
             }
         }
         "kernels" => {
-            let schedule = scheduled(request, &optimised(request));
             for (_, variant) in variants(request) {
-                for spec in &schedule.specs {
-                    text += &format!("# {variant}\n{}", build(spec, &variant, &schedule));
+                for kernel in kernels(request, &variant) {
+                    text += &format!("# {variant}\n{kernel}");
                 }
             }
         }
@@ -84,10 +89,9 @@ pub fn emit(request: &Request<'_>, stage: &str) -> Result<String, LowerError> {
             }
         }
         "code" => {
-            let schedule = scheduled(request, &optimised(request));
             for (target, variant) in variants(request) {
-                for spec in &schedule.specs {
-                    text += &target.listing(&variant, &build(spec, &variant, &schedule))?;
+                for kernel in kernels(request, &variant) {
+                    text += &target.listing(&variant, &kernel)?;
                 }
             }
         }

@@ -49,20 +49,12 @@ pub enum Fault {
     #[error("is {found}, expected {expected}")]
     Not { found: String, expected: String },
     #[error("is index {index} into {len} {into}")]
-    Index {
-        index: u32,
-        len: usize,
-        into: &'static str,
-    },
+    Index { index: u32, len: usize, into: &'static str },
     #[error("is bytes {offset} to {offset} + {bytes} of an arena of {arena} bytes")]
     Arena { offset: u64, bytes: u64, arena: u64 },
     /// An argument that the kernel's parameter does not take.
     #[error("is {found}, but `{param}` is {expected}")]
-    Argument {
-        found: &'static str,
-        param: String,
-        expected: &'static str,
-    },
+    Argument { found: &'static str, param: String, expected: &'static str },
     #[error("is of `{name}`, which {}, but the block runs for {}", lacks(.layer), of(.layer))]
     Layer { name: String, layer: Option<u32> },
     /// Rows that lie outside of a tensor.
@@ -123,11 +115,7 @@ type Checked = Result<(), Flaw>;
 
 impl Flaw {
     fn of(self, section: &str) -> CheckError {
-        CheckError {
-            section: section.into(),
-            place: self.place,
-            fault: self.fault,
-        }
+        CheckError { section: section.into(), place: self.place, fault: self.fault }
     }
 
     /// The same, seen from outside of `outer`.
@@ -142,10 +130,7 @@ impl Flaw {
 }
 
 fn flaw(place: impl fmt::Display, fault: Fault) -> Flaw {
-    Flaw {
-        place: place.to_string(),
-        fault,
-    }
+    Flaw { place: place.to_string(), fault }
 }
 
 /// `check` each, in its place in the list.
@@ -201,14 +186,7 @@ fn same<T: PartialEq + fmt::Display>(place: &str, found: T, expected: T) -> Chec
 fn layers(place: &str, layers: &[u32], model: &ModelFacts) -> Checked {
     let depth = model.layers.len();
     if let Some(&index) = layers.iter().find(|&&l| l as usize >= depth) {
-        return Err(flaw(
-            place,
-            Fault::Index {
-                index,
-                len: depth,
-                into: "layers",
-            },
-        ));
+        return Err(flaw(place, Fault::Index { index, len: depth, into: "layers" }));
     }
     if !layers.is_sorted_by(|a, b| a < b) {
         let (found, expected) = (format!("{layers:?}"), "ascending numbers".into());
@@ -240,9 +218,7 @@ fn model(m: &ModelFacts) -> Checked {
         range("experts.count", e.count, 1, 1 << 16)?;
         range("experts.chosen", e.chosen, 1, u64::from(e.count))?;
     }
-    each("eos", &m.eos, |&id| {
-        range("", id, 0, u64::from(m.vocab_size) - 1)
-    })?;
+    each("eos", &m.eos, |&id| range("", id, 0, u64::from(m.vocab_size) - 1))?;
     float("dtype", m.dtype)?;
     float("kv", m.kv)
 }
@@ -259,12 +235,7 @@ fn code<'a>(target: &'a TargetSection, files: &mut HashSet<(&'a str, &'a str)>) 
     each("variants", &target.variants, |v| {
         let extension = &v.extension;
         if !is_plain(extension) {
-            return Err(flaw(
-                "extension",
-                Fault::Name {
-                    found: extension.clone(),
-                },
-            ));
+            return Err(flaw("extension", Fault::Name { found: extension.clone() }));
         }
         if !files.insert((&v.name, extension)) {
             return Err(flaw("extension", Fault::Duplicate));

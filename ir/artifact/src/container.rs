@@ -123,11 +123,7 @@ impl Artifact {
                 (format!("plan.{}", t.name), json(&t.plan)),
             ]
         });
-        code.chain(model)
-            .chain(graphs)
-            .chain([manifest])
-            .chain(plans)
-            .collect()
+        code.chain(model).chain(graphs).chain([manifest]).chain(plans).collect()
     }
 }
 

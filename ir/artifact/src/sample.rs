@@ -39,19 +39,11 @@ fn model() -> ModelFacts {
         hidden_size: 8,
         vocab_size: 20,
         context: 1000,
-        experts: Some(Experts {
-            count: 4,
-            chosen: 2,
-        }),
+        experts: Some(Experts { count: 4, chosen: 2 }),
         dtype: DType::Bf16,
         tied: true,
         eos: vec![19],
-        parameters: Parameters {
-            text: 1000,
-            vision: 200,
-            mtp: 30,
-            active: 700,
-        },
+        parameters: Parameters { text: 1000, vision: 200, mtp: 30, active: 700 },
         kv: DType::Bf16,
         max_batch: 2,
         max_chunk: 64,
@@ -89,11 +81,7 @@ fn manifest() -> Manifest {
         rows: 8,
         transform: Transform::None,
     };
-    let apart = rows(
-        "model.layers.{layer}.mlp.experts.{expert}.down_proj.weight",
-        &[8, 4],
-        8,
-    );
+    let apart = rows("model.layers.{layer}.mlp.experts.{expert}.down_proj.weight", &[8, 4], 8);
     let embed = rows("model.embed_tokens.weight", &[20, 8], 20);
     let mix = rows("model.layers.{layer}.in_proj.weight", &[16, 8], 16);
     let bits = [1.0f32, 0.1, 0.01, 0.001].map(f32::to_bits).to_vec();
@@ -103,20 +91,12 @@ fn manifest() -> Manifest {
             Weight {
                 layout: Layout::Panels,
                 layers: vec![0, 1],
-                ..weight(
-                    "layers.{layer}.mix",
-                    [24, 8],
-                    vec![vec![mix, Part::Zeros { rows: 8 }]],
-                )
+                ..weight("layers.{layer}.mix", [24, 8], vec![vec![mix, Part::Zeros { rows: 8 }]])
             },
             Weight {
                 layers: vec![0, 1],
                 experts: Some(4),
-                ..weight(
-                    "layers.{layer}.experts",
-                    [8, 4],
-                    vec![vec![fused], vec![apart]],
-                )
+                ..weight("layers.{layer}.experts", [8, 4], vec![vec![fused], vec![apart]])
             },
             Weight {
                 dtype: DType::F32,
@@ -128,75 +108,35 @@ fn manifest() -> Manifest {
 }
 
 fn param(name: &str, dtype: DType) -> Param {
-    Param {
-        name: name.into(),
-        dtype,
-        write: false,
-        table: false,
-    }
+    Param { name: name.into(), dtype, write: false, table: false }
 }
 
 fn out(name: &str, dtype: DType) -> Param {
-    Param {
-        write: true,
-        ..param(name, dtype)
-    }
+    Param { write: true, ..param(name, dtype) }
 }
 
 fn plan() -> Plan {
-    let kernel = |name: &str, params: Vec<Param>| Kernel {
-        name: name.into(),
-        shared_bytes: 0,
-        params,
-    };
+    let kernel =
+        |name: &str, params: Vec<Param>| Kernel { name: name.into(), shared_bytes: 0, params };
     let (f32, bf16, i32) = (DType::F32, DType::Bf16, DType::I32);
-    let table = Param {
-        table: true,
-        ..param("w", bf16)
-    };
+    let table = Param { table: true, ..param("w", bf16) };
     let kernels = vec![
-        kernel(
-            "embed",
-            vec![param("step", i32), param("w", bf16), out("x", f32)],
-        ),
-        kernel(
-            "mix",
-            vec![
-                param("w", bf16),
-                out("x", f32),
-                out("state", f32),
-                out("n", i32),
-            ],
-        ),
+        kernel("embed", vec![param("step", i32), param("w", bf16), out("x", f32)]),
+        kernel("mix", vec![param("w", bf16), out("x", f32), out("state", f32), out("n", i32)]),
         kernel("experts", vec![param("n", i32), table, out("x", f32)]),
         kernel(
             "head",
-            vec![
-                param("x", f32),
-                param("w", bf16),
-                param("rope", f32),
-                out("logits", f32),
-            ],
+            vec![param("x", f32), param("w", bf16), param("rope", f32), out("logits", f32)],
         ),
     ];
-    let x = Arg::Arena {
-        offset: 0,
-        bytes: 64 * 8 * 4,
-    };
-    let n = Arg::Arena {
-        offset: 2048,
-        bytes: 64,
-    };
+    let x = Arg::Arena { offset: 0, bytes: 64 * 8 * 4 };
+    let n = Arg::Arena { offset: 2048, bytes: 64 };
     let launch = |kernel, times, args: &[Arg]| Launch {
         kernel,
         tasks: Tasks { each: 2, times },
         args: args.into(),
         cost: Cost {
-            flops: Amount {
-                per_token: 0.1 + 0.2,
-                once: 16.0,
-                ..Amount::default()
-            },
+            flops: Amount { per_token: 0.1 + 0.2, once: 16.0, ..Amount::default() },
             ..Cost::default()
         },
     };
@@ -205,23 +145,12 @@ fn plan() -> Plan {
     let layer = |state| Block {
         name: format!("layer{state}"),
         launches: vec![
-            launch(
-                1,
-                Times::Step(Count::Tiles),
-                &[Arg::Weight(1), x, Arg::State(state), n],
-            ),
+            launch(1, Times::Step(Count::Tiles), &[Arg::Weight(1), x, Arg::State(state), n]),
             launch(2, Times::Word { arg: 0 }, &[n, Arg::Weight(2), x]),
         ],
     };
-    let head = launch(
-        3,
-        Times::Once,
-        &[x, Arg::Weight(0), Arg::Weight(3), Arg::Buffer(0)],
-    );
-    let block = |name: &str, launch| Block {
-        name: name.into(),
-        launches: vec![launch],
-    };
+    let head = launch(3, Times::Once, &[x, Arg::Weight(0), Arg::Weight(3), Arg::Buffer(0)]);
+    let block = |name: &str, launch| Block { name: name.into(), launches: vec![launch] };
     let entry = |name: &str, max_tokens| Entry {
         name: name.into(),
         max_tokens,
@@ -229,32 +158,15 @@ fn plan() -> Plan {
         sequence: vec![(0, None), (1, Some(0)), (2, Some(1))],
     };
     Plan {
-        step: StepLayout {
-            max_tokens: 64,
-            max_seqs: 2,
-            max_pages: 2,
-        },
+        step: StepLayout { max_tokens: 64, max_seqs: 2, max_pages: 2 },
         max_context: 100,
         vocab: 20,
         kernels,
         arena_bytes: 4096,
-        buffers: vec![Buffer {
-            name: LOGITS.into(),
-            bytes: 2 * 20 * 4,
-        }],
+        buffers: vec![Buffer { name: LOGITS.into(), bytes: 2 * 20 * 4 }],
         states: vec![
-            State {
-                name: "delta".into(),
-                unit: Unit::Slot,
-                unit_bytes: 256,
-                layers: vec![0],
-            },
-            State {
-                name: "kv".into(),
-                unit: Unit::Page,
-                unit_bytes: 2048,
-                layers: vec![1],
-            },
+            State { name: "delta".into(), unit: Unit::Slot, unit_bytes: 256, layers: vec![0] },
+            State { name: "kv".into(), unit: Unit::Page, unit_bytes: 2048, layers: vec![1] },
         ],
         entries: vec![
             entry("prefill", 64),

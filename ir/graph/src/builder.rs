@@ -5,10 +5,7 @@ use crate::op::Op;
 
 impl Graph {
     pub fn new(name: impl Into<String>) -> Self {
-        Graph {
-            name: name.into(),
-            ..Graph::default()
-        }
+        Graph { name: name.into(), ..Graph::default() }
     }
 
     /// Append `op` on `operands`.
@@ -18,19 +15,13 @@ impl Graph {
     pub fn push(&mut self, op: Op, operands: impl IntoIterator<Item = Value>) -> Value {
         let operands: Vec<Value> = operands.into_iter().collect();
         let types: Vec<&Type> = operands.iter().map(|&v| self.ty(v)).collect();
-        let ty = op
-            .result(&types)
-            .unwrap_or_else(|e| panic!("block `{}`: {e}", self.name));
+        let ty = op.result(&types).unwrap_or_else(|e| panic!("block `{}`: {e}", self.name));
         self.append(Node { op, operands, ty })
     }
 
     /// Append an op whose type follows from no operand: an input or a weight.
     pub fn declare(&mut self, op: Op, ty: Type) -> Value {
-        self.append(Node {
-            op,
-            operands: vec![],
-            ty,
-        })
+        self.append(Node { op, operands: vec![], ty })
     }
 
     /// What the block is given at `port`.
@@ -45,9 +36,7 @@ impl Graph {
 
     /// The tensor of a weight; asked again, the same one.
     pub fn weight_value(&mut self, id: WeightId) -> Value {
-        let known = self
-            .values()
-            .find(|&v| self.node(v).op == Op::Weight { id });
+        let known = self.values().find(|&v| self.node(v).op == Op::Weight { id });
         known.unwrap_or_else(|| self.declare(Op::Weight { id }, self.weight(id).ty()))
     }
 

@@ -40,10 +40,7 @@ pub struct Type {
 
 impl Type {
     pub fn new(dtype: DType, shape: impl IntoIterator<Item = Dim>) -> Self {
-        Type {
-            dtype,
-            shape: shape.into_iter().collect(),
-        }
+        Type { dtype, shape: shape.into_iter().collect() }
     }
 }
 
@@ -136,11 +133,7 @@ pub enum State {
     /// The delta-rule matrix of each value head: `f32[slot, heads, dk, dv]`.
     Delta { heads: u32, dk: u32, dv: u32 },
     /// Keys and values of each token: `dtype[page, heads, 64, head_dim]`, twice.
-    Kv {
-        dtype: DType,
-        heads: u32,
-        head_dim: u32,
-    },
+    Kv { dtype: DType, heads: u32, head_dim: u32 },
 }
 
 #[derive(Debug, Clone, PartialEq)]

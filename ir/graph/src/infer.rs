@@ -19,27 +19,13 @@ use q35_types::{DType, Dim};
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 pub enum TypeError {
     #[error("`{op}` has {found} operands, expected {expected}")]
-    Arity {
-        op: &'static str,
-        found: usize,
-        expected: usize,
-    },
+    Arity { op: &'static str, found: usize, expected: usize },
 
     #[error("`{op}`: `{operand}` is {found}, expected {expected}")]
-    Operand {
-        op: &'static str,
-        operand: &'static str,
-        found: Type,
-        expected: String,
-    },
+    Operand { op: &'static str, operand: &'static str, found: Type, expected: String },
 
     #[error("`{op}`: attribute `{attribute}` is {found}, expected {expected}")]
-    Attribute {
-        op: &'static str,
-        attribute: &'static str,
-        found: String,
-        expected: String,
-    },
+    Attribute { op: &'static str, attribute: &'static str, found: String, expected: String },
 
     /// Inputs and weights do not follow from operands.
     #[error("`{op}` has no type of its own, expected a declared one")]
@@ -53,11 +39,7 @@ impl Op {
     pub fn result(&self, operands: &[&Type]) -> Result<Type, TypeError> {
         let (found, expected) = (operands.len(), self.operands().len());
         if found != expected {
-            return Err(TypeError::Arity {
-                op: self.name(),
-                found,
-                expected,
-            });
+            return Err(TypeError::Arity { op: self.name(), found, expected });
         }
         self.infer(operands)
     }
@@ -133,10 +115,7 @@ pub(crate) fn like_first(op: &Op, types: &[&Type]) -> Inferred {
 /// What the operand is, as f32.
 pub(crate) fn float32(op: &Op, types: &[&Type]) -> Inferred {
     Args { op, types }.last(0)?;
-    Ok(Type {
-        dtype: DType::F32,
-        shape: types[0].shape.clone(),
-    })
+    Ok(Type { dtype: DType::F32, shape: types[0].shape.clone() })
 }
 
 /// `x: [.., k]` and `weight: [n, k]` give `[.., n]`.
@@ -144,10 +123,7 @@ pub(crate) fn matmul(op: &Op, types: &[&Type]) -> Inferred {
     attributes!(op, Op::MatMul { dtype });
     let a = Args { op, types };
     a.float_attribute("dtype", dtype)?;
-    Ok(Type {
-        dtype,
-        shape: a.product(0, 1)?,
-    })
+    Ok(Type { dtype, shape: a.product(0, 1)? })
 }
 
 /// `x: [.., n]` gives `[.., len]`.
@@ -157,10 +133,7 @@ pub(crate) fn slice(op: &Op, types: &[&Type]) -> Inferred {
     let (lead, n) = a.columns(0)?;
     a.attribute("len", len, len > 0, "at least 1")?;
     a.range("start", start, u64::from(len), n)?;
-    Ok(Type::new(
-        types[0].dtype,
-        lead.iter().copied().chain([Dim::Fixed(len)]),
-    ))
+    Ok(Type::new(types[0].dtype, lead.iter().copied().chain([Dim::Fixed(len)])))
 }
 
 /// `x: [.., heads · width]` gives `[.., heads, width]`.
@@ -169,12 +142,7 @@ pub(crate) fn split(op: &Op, types: &[&Type]) -> Inferred {
     let a = Args { op, types };
     let (lead, n) = a.columns(0)?;
     let divides = heads > 0 && n.is_multiple_of(heads);
-    a.attribute(
-        "heads",
-        heads,
-        divides,
-        format!("a divisor of {n}, the last axis of `x`"),
-    )?;
+    a.attribute("heads", heads, divides, format!("a divisor of {n}, the last axis of `x`"))?;
     let tail = [Dim::Fixed(heads), Dim::Fixed(n / heads)];
     Ok(Type::new(types[0].dtype, lead.iter().copied().chain(tail)))
 }
@@ -190,10 +158,7 @@ pub(crate) fn join(op: &Op, types: &[&Type]) -> Inferred {
         _ => None,
     };
     let (lead, n) = joined.ok_or_else(|| a.mismatch(0, "fixed [.., heads, width] below 2^32"))?;
-    Ok(Type::new(
-        types[0].dtype,
-        lead.iter().copied().chain([Dim::Fixed(n)]),
-    ))
+    Ok(Type::new(types[0].dtype, lead.iter().copied().chain([Dim::Fixed(n)])))
 }
 
 /// The longer shape, where an axis that is 1, or not there, takes the size of the other's.
@@ -204,19 +169,14 @@ pub(crate) fn broadcast(op: &Op, types: &[&Type]) -> Inferred {
     let (x, y) = (&types[0].shape, &types[1].shape);
     let rank = x.len().max(y.len());
     let axis = |shape: &[Dim], i: usize| {
-        (i + shape.len())
-            .checked_sub(rank)
-            .map_or(Dim::Fixed(1), |i| shape[i])
+        (i + shape.len()).checked_sub(rank).map_or(Dim::Fixed(1), |i| shape[i])
     };
     let shape = (0..rank).map(|i| match (axis(x, i), axis(y, i)) {
         (m, n) if m == n || n == Dim::Fixed(1) => Ok(m),
         (Dim::Fixed(1), n) => Ok(n),
         _ => Err(a.mismatch(1, format!("axes of 1 or those of `a` {}", types[0]))),
     });
-    Ok(Type {
-        dtype: types[0].dtype,
-        shape: shape.collect::<Result<_, _>>()?,
-    })
+    Ok(Type { dtype: types[0].dtype, shape: shape.collect::<Result<_, _>>()? })
 }
 
 /// `positions: [3, T]` and `freqs: [n]` give `f32[T, 2, n]`.

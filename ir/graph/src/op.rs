@@ -212,10 +212,7 @@ impl Attribute for Port {
         self.name().into()
     }
     fn read(text: &str) -> Option<Self> {
-        PORTS
-            .iter()
-            .find(|(_, name)| *name == text)
-            .map(|(port, _)| *port)
+        PORTS.iter().find(|(_, name)| *name == text).map(|(port, _)| *port)
     }
 }
 
@@ -226,8 +223,6 @@ impl Port {
 }
 
 fn read<A: Attribute>(op: &str, name: &str, all: &BTreeMap<&str, &str>) -> Result<A, String> {
-    let text = all
-        .get(name)
-        .ok_or_else(|| format!("`{op}` needs the attribute `{name}`"))?;
+    let text = all.get(name).ok_or_else(|| format!("`{op}` needs the attribute `{name}`"))?;
     A::read(text).ok_or_else(|| format!("attribute `{name}` of `{op}` is {text}"))
 }

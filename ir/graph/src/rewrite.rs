@@ -39,11 +39,7 @@ impl<'g> Rewriter<'g> {
                 }
             }
         }
-        Rewriter {
-            graph,
-            uses: graph.uses(),
-            users,
-        }
+        Rewriter { graph, uses: graph.uses(), users }
     }
 
     pub fn graph(&self) -> &'g Graph {
@@ -61,11 +57,8 @@ impl<'g> Rewriter<'g> {
     /// Panics if `op` does not have `N` operands.
     pub fn matches<const N: usize>(&self, v: Value, op: Op) -> Option<[Value; N]> {
         let node = self.graph.node(v);
-        (node.op == op).then(|| {
-            node.operands[..]
-                .try_into()
-                .expect("as many operands as the op has")
-        })
+        (node.op == op)
+            .then(|| node.operands[..].try_into().expect("as many operands as the op has"))
     }
 
     pub fn ty(&self, v: Value) -> &'g Type {
@@ -120,18 +113,12 @@ impl Rewrite {
     /// One node for the root.
     pub fn new(op: Op, operands: impl IntoIterator<Item = Value>) -> Self {
         let nodes = vec![(op, operands.into_iter().collect())];
-        Rewrite {
-            nodes,
-            ..Rewrite::default()
-        }
+        Rewrite { nodes, ..Rewrite::default() }
     }
 
     /// A value that is there already for the root.
     pub fn to(value: Value) -> Self {
-        Rewrite {
-            replaced: vec![(None, value)],
-            ..Rewrite::default()
-        }
+        Rewrite { replaced: vec![(None, value)], ..Rewrite::default() }
     }
 
     /// A new node, of a [draft](Rewriter::draft). Its operands may be old values and earlier new ones.
@@ -170,11 +157,7 @@ impl Graph {
         while let Some((root, rewrite)) = self.first_fit(&rule) {
             self.apply(root, rewrite);
             count += 1;
-            assert!(
-                count <= limit,
-                "the rule fits its own result in block `{}`",
-                self.name
-            );
+            assert!(count <= limit, "the rule fits its own result in block `{}`", self.name);
         }
         count
     }
@@ -184,8 +167,7 @@ impl Graph {
         rule: impl Fn(&Rewriter<'_>, Value) -> Option<Rewrite>,
     ) -> Option<(Value, Rewrite)> {
         let g = Rewriter::new(self);
-        self.values()
-            .find_map(|root| rule(&g, root).map(|rewrite| (root, rewrite)))
+        self.values().find_map(|root| rule(&g, root).map(|rewrite| (root, rewrite)))
     }
 
     fn apply(&mut self, root: Value, rewrite: Rewrite) {
@@ -200,24 +182,14 @@ impl Graph {
                 _ => self.push(op, operands),
             };
         }
-        let mut replaced: BTreeMap<Value, Value> = rewrite
-            .replaced
-            .into_iter()
-            .map(|(v, new)| (v.unwrap_or(root), new))
-            .collect();
+        let mut replaced: BTreeMap<Value, Value> =
+            rewrite.replaced.into_iter().map(|(v, new)| (v.unwrap_or(root), new)).collect();
         if replaced.is_empty() {
             let last = self.values().next_back().filter(|v| v.0 as usize >= old);
-            replaced.insert(
-                root,
-                last.expect("a rewrite has a node or replaces something"),
-            );
+            replaced.insert(root, last.expect("a rewrite has a node or replaces something"));
         }
         for (&was, &now) in &replaced {
-            assert_eq!(
-                self.ty(was),
-                self.ty(now),
-                "{was} and what replaces it have one type"
-            );
+            assert_eq!(self.ty(was), self.ty(now), "{was} and what replaces it have one type");
         }
         let read = self.nodes[..old].iter_mut().flat_map(|n| &mut n.operands);
         for v in read.chain(self.outputs.iter_mut().map(|(_, v)| v)) {
@@ -228,10 +200,7 @@ impl Graph {
         };
         let needed: Vec<Value> = self.effects().filter(|&v| !handed_over(v)).collect();
         let (before, after) = (0..=root.0, root.0 + 1..old as u32);
-        let order = before
-            .chain(old as u32..self.nodes.len() as u32)
-            .chain(after)
-            .map(Value);
+        let order = before.chain(old as u32..self.nodes.len() as u32).chain(after).map(Value);
         self.rebuild(&order.collect::<Vec<_>>(), &needed);
     }
 
@@ -264,9 +233,7 @@ impl Graph {
             live.move_to(index(root));
             while live.next(&depends).is_some() {}
         }
-        let kept = order
-            .iter()
-            .filter(|v| live.discovered.contains(v.0 as usize));
+        let kept = order.iter().filter(|v| live.discovered.contains(v.0 as usize));
         let mut latest = BTreeMap::<StateId, Value>::new();
         for &v in kept.clone() {
             let Some(state) = self.node(v).op.state() else {

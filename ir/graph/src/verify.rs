@@ -24,12 +24,7 @@ pub enum Finding {
     Type { value: Value, error: TypeError },
 
     #[error("{value} is declared {declared}, but its `{op}` gives {inferred}")]
-    Declared {
-        value: Value,
-        op: &'static str,
-        declared: Type,
-        inferred: Type,
-    },
+    Declared { value: Value, op: &'static str, declared: Type, inferred: Type },
 
     #[error("{value} is of {weight}, which is not there")]
     NoWeight { value: Value, weight: WeightId },
@@ -38,27 +33,17 @@ pub enum Finding {
     NoState { value: Value, state: StateId },
 
     #[error("{value}: {state} is {found}, but its `{op}` needs {expected}")]
-    State {
-        value: Value,
-        op: &'static str,
-        state: StateId,
-        found: State,
-        expected: String,
-    },
+    State { value: Value, op: &'static str, state: StateId, found: State, expected: String },
+
+    /// State is kept by layer and kind.
+    #[error("{state} is {found}, expected one state of a kind")]
+    StateTwice { state: StateId, found: State },
 
     #[error("{value}: port `{port}` is {found}, expected {expected}")]
-    Port {
-        value: Value,
-        port: &'static str,
-        found: Type,
-        expected: &'static str,
-    },
+    Port { value: Value, port: &'static str, found: Type, expected: &'static str },
 
     #[error("port `{port}` is {way} twice")]
-    PortTwice {
-        port: &'static str,
-        way: &'static str,
-    },
+    PortTwice { port: &'static str, way: &'static str },
 
     #[error("port `{port}` gives {value}, which is not there")]
     NoOutput { port: &'static str, value: Value },
@@ -67,38 +52,21 @@ pub enum Finding {
     NoOutputs,
 
     #[error("{weight}: {what} is {found}, expected {expected}")]
-    Weight {
-        weight: WeightId,
-        what: String,
-        found: String,
-        expected: String,
-    },
+    Weight { weight: WeightId, what: String, found: String, expected: String },
 
     /// Of a block of a program.
     #[error("block `{block}`: {finding}")]
-    Block {
-        block: String,
-        finding: Box<Finding>,
-    },
+    Block { block: String, finding: Box<Finding> },
 
     #[error("two blocks are called `{0}`")]
     BlockTwice(String),
 
     #[error("run {run} is of block {block}, expected one of the {blocks}")]
-    NoBlock {
-        run: usize,
-        block: usize,
-        blocks: usize,
-    },
+    NoBlock { run: usize, block: usize, blocks: usize },
 
     /// A block whose names hold `{layer}` needs one, and only such a block.
     #[error("run {run} of `{block}` has {found}, expected {expected}")]
-    Layer {
-        run: usize,
-        block: String,
-        found: &'static str,
-        expected: &'static str,
-    },
+    Layer { run: usize, block: String, found: &'static str, expected: &'static str },
 }
 
 /// Check one block.
@@ -111,15 +79,12 @@ pub fn verify(graph: &Graph) -> Result<(), Vec<Finding>> {
         findings.push(Finding::Name(graph.name.clone()));
     }
     weights::check(graph, &mut findings);
+    check_states(graph, &mut findings);
     for (node, value) in graph.nodes.iter().zip((0..).map(Value)) {
         check_node(graph, value, node, &mut findings);
     }
     check_ports(graph, &mut findings);
-    if findings.is_empty() {
-        Ok(())
-    } else {
-        Err(findings)
-    }
+    if findings.is_empty() { Ok(()) } else { Err(findings) }
 }
 
 /// Check all blocks of a program, and that its sequence runs them as they are meant.
@@ -137,11 +102,7 @@ pub fn verify_program(program: &Program) -> Result<(), Vec<Finding>> {
     }
     for (run, &(block, layer)) in program.sequence.iter().enumerate() {
         let Some(graph) = program.blocks.get(block) else {
-            findings.push(Finding::NoBlock {
-                run,
-                block,
-                blocks: program.blocks.len(),
-            });
+            findings.push(Finding::NoBlock { run, block, blocks: program.blocks.len() });
             continue;
         };
         let (found, expected) = match (layer, weights::are_of_a_layer(graph)) {
@@ -149,18 +110,9 @@ pub fn verify_program(program: &Program) -> Result<(), Vec<Finding>> {
             (Some(_), false) => ("a layer", "none, as nothing in it is of a layer"),
             _ => continue,
         };
-        findings.push(Finding::Layer {
-            run,
-            block: graph.name.clone(),
-            found,
-            expected,
-        });
+        findings.push(Finding::Layer { run, block: graph.name.clone(), found, expected });
     }
-    if findings.is_empty() {
-        Ok(())
-    } else {
-        Err(findings)
-    }
+    if findings.is_empty() { Ok(()) } else { Err(findings) }
 }
 
 fn is_name(name: &str) -> bool {
@@ -169,11 +121,8 @@ fn is_name(name: &str) -> bool {
 
 fn check_node(graph: &Graph, value: Value, node: &Node, findings: &mut Vec<Finding>) {
     let before = &graph.nodes[..value.0 as usize];
-    let operands: Option<Vec<&Node>> = node
-        .operands
-        .iter()
-        .map(|v| before.get(v.0 as usize))
-        .collect();
+    let operands: Option<Vec<&Node>> =
+        node.operands.iter().map(|v| before.get(v.0 as usize)).collect();
     let Some(operands) = operands else {
         let late = node.operands.iter().filter(|&&operand| operand >= value);
         findings.extend(late.map(|&operand| Finding::Order { value, operand }));
@@ -185,12 +134,7 @@ fn check_node(graph: &Graph, value: Value, node: &Node, findings: &mut Vec<Findi
             let expected = port_form(port);
             if !port_fits(port, &node.ty) {
                 let (port, found) = (port.name(), node.ty.clone());
-                findings.push(Finding::Port {
-                    value,
-                    port,
-                    found,
-                    expected,
-                });
+                findings.push(Finding::Port { value, port, found, expected });
             }
             arity(node).map(|()| node.ty.clone())
         }
@@ -204,12 +148,7 @@ fn check_node(graph: &Graph, value: Value, node: &Node, findings: &mut Vec<Findi
         Err(error) => return findings.push(Finding::Type { value, error }),
         Ok(inferred) if inferred != node.ty => {
             let (op, declared) = (node.op.name(), node.ty.clone());
-            findings.push(Finding::Declared {
-                value,
-                op,
-                declared,
-                inferred,
-            });
+            findings.push(Finding::Declared { value, op, declared, inferred });
         }
         Ok(_) => {}
     }
@@ -219,14 +158,19 @@ fn check_node(graph: &Graph, value: Value, node: &Node, findings: &mut Vec<Findi
         Some(found) => {
             if let Err(expected) = state_fits(&node.op, &types, found) {
                 let (op, found) = (node.op.name(), found.clone());
-                findings.push(Finding::State {
-                    value,
-                    op,
-                    state: id,
-                    found,
-                    expected,
-                });
+                findings.push(Finding::State { value, op, state: id, found, expected });
             }
+        }
+    }
+}
+
+fn check_states(graph: &Graph, findings: &mut Vec<Finding>) {
+    let mut kinds = vec![];
+    for (found, state) in graph.states.iter().zip((0..).map(StateId)) {
+        let kind = std::mem::discriminant(found);
+        match kinds.contains(&kind) {
+            true => findings.push(Finding::StateTwice { state, found: found.clone() }),
+            false => kinds.push(kind),
         }
     }
 }
@@ -235,11 +179,7 @@ fn check_node(graph: &Graph, value: Value, node: &Node, findings: &mut Vec<Findi
 fn arity(node: &Node) -> Result<(), TypeError> {
     match node.operands.len() {
         0 => Ok(()),
-        found => Err(TypeError::Arity {
-            op: node.op.name(),
-            found,
-            expected: 0,
-        }),
+        found => Err(TypeError::Arity { op: node.op.name(), found, expected: 0 }),
     }
 }
 
@@ -247,30 +187,18 @@ fn arity(node: &Node) -> Result<(), TypeError> {
 fn state_fits(op: &Op, types: &[&Type], found: &State) -> Result<(), String> {
     let size = |i: usize, axis: usize| types[i].shape[axis].fixed().unwrap_or(0);
     let expected = match *op {
-        Op::Conv { .. } | Op::DeltaConv { .. } => State::Conv {
-            channels: size(1, 0),
-            taps: size(1, 1),
-        },
-        Op::GatedDelta { .. } => State::Delta {
-            heads: size(2, 1),
-            dk: size(0, 2),
-            dv: size(2, 2),
-        },
+        Op::Conv { .. } | Op::DeltaConv { .. } => {
+            State::Conv { channels: size(1, 0), taps: size(1, 1) }
+        }
+        Op::GatedDelta { .. } => State::Delta { heads: size(2, 1), dk: size(0, 2), dv: size(2, 2) },
         Op::DeltaRule { nv, dk, dv, .. } => State::Delta { heads: nv, dk, dv },
         Op::Attention { .. } => kv(found, size(1, 1), size(1, 2)),
-        Op::QkRope {
-            kv_heads, width, ..
+        Op::QkRope { kv_heads, width, .. } | Op::GatedAttention { kv_heads, width, .. } => {
+            kv(found, kv_heads, width)
         }
-        | Op::GatedAttention {
-            kv_heads, width, ..
-        } => kv(found, kv_heads, width),
         _ => return Ok(()),
     };
-    if *found == expected {
-        Ok(())
-    } else {
-        Err(expected.to_string())
-    }
+    if *found == expected { Ok(()) } else { Err(expected.to_string()) }
 }
 
 /// A cache of that geometry, of the float type that is found if it is one.
@@ -279,11 +207,7 @@ fn kv(found: &State, heads: u32, head_dim: u32) -> State {
         State::Kv { dtype, .. } if dtype.is_float() => *dtype,
         _ => DType::F32,
     };
-    State::Kv {
-        dtype,
-        heads,
-        head_dim,
-    }
+    State::Kv { dtype, heads, head_dim }
 }
 
 fn check_ports(graph: &Graph, findings: &mut Vec<Finding>) {
@@ -292,35 +216,21 @@ fn check_ports(graph: &Graph, findings: &mut Vec<Finding>) {
         if let Op::Input { port } = node.op
             && !given.insert(port.name())
         {
-            findings.push(Finding::PortTwice {
-                port: port.name(),
-                way: "given",
-            });
+            findings.push(Finding::PortTwice { port: port.name(), way: "given" });
         }
     }
     let mut returned = BTreeSet::new();
     for &(port, value) in &graph.outputs {
         let Some(node) = graph.nodes.get(value.0 as usize) else {
-            findings.push(Finding::NoOutput {
-                port: port.name(),
-                value,
-            });
+            findings.push(Finding::NoOutput { port: port.name(), value });
             continue;
         };
         if !port_fits(port, &node.ty) {
             let (found, expected) = (node.ty.clone(), port_form(port));
-            findings.push(Finding::Port {
-                value,
-                port: port.name(),
-                found,
-                expected,
-            });
+            findings.push(Finding::Port { value, port: port.name(), found, expected });
         }
         if !returned.insert(port.name()) {
-            findings.push(Finding::PortTwice {
-                port: port.name(),
-                way: "returned",
-            });
+            findings.push(Finding::PortTwice { port: port.name(), way: "returned" });
         }
     }
     if graph.outputs.is_empty() {

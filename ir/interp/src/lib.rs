@@ -1,3 +1,4 @@
 //! Evaluators: what graphs and kernels mean, run on the host.
 
+pub mod graph;
 pub mod kernel;

@@ -67,10 +67,11 @@ impl<'k> Expr<'k> {
         let width = self.ty().width.max(other.ty().width);
         let scalar = self.ty().scalar;
         assert_eq!(scalar, other.ty().scalar, "operands of {op:?}");
-        if scalar == Scalar::I32 && width == 1 {
-            if let Some(known) = self.fold(op, other) {
-                return known;
-            }
+        if scalar == Scalar::I32
+            && width == 1
+            && let Some(known) = self.fold(op, other)
+        {
+            return known;
         }
         let (a, b) = (self.widened(width), other.widened(width));
         self.k.emit(Inst::Binary(op, a.value, b.value), Type { scalar, width })

@@ -83,7 +83,10 @@ pub struct BoundTasks {
 pub enum Repeat {
     Once,
     /// The `i32` there, which the host or an earlier launch wrote; a negative one counts as 0.
-    Word { buffer: BufferId, offset: u64 },
+    Word {
+        buffer: BufferId,
+        offset: u64,
+    },
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -147,8 +150,11 @@ pub trait Device: Send {
     /// # Errors
     ///
     /// The code is not what this device takes.
-    fn load(&mut self, variant: &str, kernels: &[KernelCode<'_>])
-    -> Result<Vec<KernelId>, DeviceError>;
+    fn load(
+        &mut self,
+        variant: &str,
+        kernels: &[KernelCode<'_>],
+    ) -> Result<Vec<KernelId>, DeviceError>;
 
     /// Check launches against kernels and memory, and make them ready to run as one entry: each
     /// launch sees all that those before it wrote.
@@ -186,12 +192,20 @@ pub struct DeviceInfo {
 impl Span {
     /// All of a buffer of so many bytes.
     pub const fn whole(buffer: BufferId, bytes: u64) -> Self {
-        Self { buffer, offset: 0, bytes }
+        Self {
+            buffer,
+            offset: 0,
+            bytes,
+        }
     }
 
     /// `bytes` bytes from `offset` on, counted from the beginning of this span.
     pub const fn part(self, offset: u64, bytes: u64) -> Self {
-        Self { offset: self.offset + offset, bytes, ..self }
+        Self {
+            offset: self.offset + offset,
+            bytes,
+            ..self
+        }
     }
 }
 

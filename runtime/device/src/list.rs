@@ -21,9 +21,10 @@ pub fn open(
 ) -> Result<Box<dyn Device>, DeviceError> {
     match choice {
         None | Some(cpu::NAME) if targets.contains(&cpu::NAME) => Ok(Box::new(Cpu::open(threads)?)),
-        None | Some(cpu::NAME) => {
-            Err(DeviceError::NoCode { found: quoted(targets), expected: quoted(&[cpu::NAME]) })
-        }
+        None | Some(cpu::NAME) => Err(DeviceError::NoCode {
+            found: quoted(targets),
+            expected: quoted(&[cpu::NAME]),
+        }),
         Some(other) => Err(DeviceError::UnknownDevice {
             name: other.into(),
             known: quoted(&devices().iter().map(|d| d.id.as_str()).collect::<Vec<_>>()),
@@ -35,7 +36,11 @@ pub fn open(
 fn quoted(names: &[&str]) -> String {
     match names {
         [] => "no device".into(),
-        names => names.iter().map(|n| format!("`{n}`")).collect::<Vec<_>>().join(", "),
+        names => names
+            .iter()
+            .map(|n| format!("`{n}`"))
+            .collect::<Vec<_>>()
+            .join(", "),
     }
 }
 
@@ -53,13 +58,19 @@ mod tests {
     #[test]
     fn the_cpu_is_opened_by_name_and_by_default() {
         for choice in [None, Some("cpu")] {
-            assert_eq!(open(choice, &["ptx", "cpu"], Some(3)).unwrap().info().units, 3);
+            assert_eq!(
+                open(choice, &["ptx", "cpu"], Some(3)).unwrap().info().units,
+                3
+            );
         }
     }
 
     #[test]
     fn an_unknown_device_and_one_without_code_are_refused() {
-        assert_eq!(refusal(Some("tpu"), &["cpu"]), "device `tpu` is not known, expected `cpu`");
+        assert_eq!(
+            refusal(Some("tpu"), &["cpu"]),
+            "device `tpu` is not known, expected `cpu`"
+        );
         let without = "the artifact has code for `ptx`, expected code for `cpu`";
         assert_eq!(refusal(Some("cpu"), &["ptx"]), without);
         assert_eq!(refusal(None, &["ptx"]), without);
@@ -69,7 +80,10 @@ mod tests {
     fn a_number_of_threads_that_no_machine_has_is_refused() {
         for threads in [0, 100_000] {
             let opened = open(None, &["cpu"], Some(threads));
-            assert!(matches!(opened, Err(DeviceError::Threads { .. })), "{threads}");
+            assert!(
+                matches!(opened, Err(DeviceError::Threads { .. })),
+                "{threads}"
+            );
         }
     }
 }

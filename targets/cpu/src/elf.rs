@@ -15,7 +15,8 @@ const HEADER: u64 = 64;
 /// A relocatable ELF64 object, little-endian, that holds the function `name`.
 pub fn object(machine: u16, name: &str, code: &[u8]) -> Vec<u8> {
     let names = "\0.text\0.symtab\0.strtab\0.shstrtab\0";
-    let name_of = |section: &str| names.find(&format!("\0{section}\0")).expect("a section") as u32 + 1;
+    let name_of =
+        |section: &str| names.find(&format!("\0{section}\0")).expect("a section") as u32 + 1;
     let strings = format!("\0{name}\0");
     let mut symbols = vec![0; 24];
     symbols.extend(1u32.to_le_bytes());
@@ -26,11 +27,19 @@ pub fn object(machine: u16, name: &str, code: &[u8]) -> Vec<u8> {
 
     let mut body = Vec::new();
     let mut headers = vec![0; 64];
-    let mut section = |name: &str, kind: u32, flags: u64, bytes: &[u8], link: u32, info: u32, align: u64, entry: u64| {
+    let mut section = |name: &str,
+                       kind: u32,
+                       flags: u64,
+                       bytes: &[u8],
+                       link: u32,
+                       info: u32,
+                       align: u64,
+                       entry: u64| {
         body.resize(body.len().next_multiple_of(align as usize), 0);
         headers.extend([name_of(name), kind].into_iter().flat_map(u32::to_le_bytes));
         let offset = HEADER + body.len() as u64;
-        headers.extend([flags, 0, offset, bytes.len() as u64].into_iter().flat_map(u64::to_le_bytes));
+        headers
+            .extend([flags, 0, offset, bytes.len() as u64].into_iter().flat_map(u64::to_le_bytes));
         headers.extend([link, info].into_iter().flat_map(u32::to_le_bytes));
         headers.extend([align, entry].into_iter().flat_map(u64::to_le_bytes));
         body.extend(bytes);

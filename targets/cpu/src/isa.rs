@@ -39,8 +39,17 @@ impl Machine {
         match self {
             Machine::X64Baseline | Machine::Aarch64 => &[],
             Machine::X64Avx2 => &[
-                "has_sse3", "has_ssse3", "has_sse41", "has_sse42", "has_popcnt", "has_avx", "has_avx2", "has_fma",
-                "has_bmi1", "has_bmi2", "has_lzcnt",
+                "has_sse3",
+                "has_ssse3",
+                "has_sse41",
+                "has_sse42",
+                "has_popcnt",
+                "has_avx",
+                "has_avx2",
+                "has_fma",
+                "has_bmi1",
+                "has_bmi2",
+                "has_lzcnt",
             ],
         }
     }
@@ -61,7 +70,8 @@ impl Machine {
         ] {
             flags.set(name, value).expect("a setting of Cranelift");
         }
-        let mut builder = isa::lookup(triple).expect("an architecture that Cranelift is built with");
+        let mut builder =
+            isa::lookup(triple).expect("an architecture that Cranelift is built with");
         for feature in self.features() {
             builder.enable(feature).expect("a feature of the architecture");
         }
@@ -80,7 +90,8 @@ pub fn emit(function: Function, isa: &dyn TargetIsa, assembly: bool) -> Result<C
     assert_eq!(isa.endianness(), Endianness::Little, "buffers are little-endian");
     let mut context = Context::for_function(function);
     context.set_disasm(assembly);
-    let code = context.compile(isa, &mut ControlPlane::default()).map_err(|e| format!("{:?}", e.inner))?;
+    let code =
+        context.compile(isa, &mut ControlPlane::default()).map_err(|e| format!("{:?}", e.inner))?;
     // A relocation would be a call of a library that the runtime does not have; a trap would be a
     // division that no constant stands behind.
     if let Some(reloc) = code.buffer.relocs().first() {
@@ -89,5 +100,8 @@ pub fn emit(function: Function, isa: &dyn TargetIsa, assembly: bool) -> Result<C
     if let Some(trap) = code.buffer.traps().first() {
         return Err(format!("can trap: {}", trap.code));
     }
-    Ok(Code { bytes: code.code_buffer().to_vec(), assembly: code.vcode.clone().unwrap_or_default() })
+    Ok(Code {
+        bytes: code.code_buffer().to_vec(),
+        assembly: code.vcode.clone().unwrap_or_default(),
+    })
 }

@@ -55,7 +55,8 @@ pub struct Cpu;
 
 /// A group is one lane. Values of eight elements are two registers: enough to hide latency in
 /// element-wise work, few enough that a formula's constants and temporaries stay in registers.
-const BASE: Caps = Caps { lanes: 1, vector: 8, shared_bytes: 16 << 20, fma: true, panel_dot: false };
+const BASE: Caps =
+    Caps { lanes: 1, vector: 8, shared_bytes: 16 << 20, fma: true, panel_dot: false };
 
 const fn variant(name: &'static str, caps: Caps) -> Variant {
     Variant { name, extension: "o", caps }
@@ -88,7 +89,7 @@ impl Target for Cpu {
 
     fn listing(&self, variant: &Variant, kernel: &Kernel) -> Result<String, LowerError> {
         let code = compile(variant, kernel, true)?;
-        Ok(format!("{kernel:?}\n{}", code.assembly))
+        Ok(format!("{kernel}\n{}", code.assembly))
     }
 }
 

@@ -1,0 +1,6 @@
+//! What the end-to-end tests share.
+
+pub mod files;
+pub mod golden;
+pub mod run;
+pub mod witness;

@@ -1,10 +1,11 @@
 use super::*;
 use crate::frontend::config::published;
-use crate::frontend::tensors;
 use q35_graph::{Part, verify};
-use std::collections::{BTreeMap, BTreeSet};
 
-const PLAIN: Options = Options { activations: DType::F32, kv: DType::Bf16 };
+const PLAIN: Options = Options {
+    activations: DType::F32,
+    kv: DType::Bf16,
+};
 
 const MODELS: [&str; 9] = [
     "Qwen-AgentWorld-35B-A3B",
@@ -75,89 +76,59 @@ fn a_model_of_one_kind_of_layer_has_no_block_for_the_other() {
     assert_eq!(names(&programs(&config, &PLAIN)[0]), ["embed", "attention"]);
 }
 
-/// The manifest comes from the recipes, so they must name what a checkpoint holds: each tensor of
-/// the text model, every row of it once.
-#[test]
-fn recipes_take_each_row_of_each_tensor_once() {
-    for model in MODELS {
-        let config = published(model);
-        let mut taken: BTreeMap<String, (Vec<u64>, BTreeSet<u64>)> = BTreeMap::new();
-        for (block, layer) in runs(&config) {
-            for weight in &block.weights {
-                let recipe = weight.recipes.first().expect("a recipe");
-                for part in recipe {
-                    take(&mut taken, part, weight.experts.unwrap_or(1), layer);
-                }
-            }
-        }
-        let tensors = tensors::text(&config);
-        assert_eq!(taken.len(), tensors.len(), "{model}");
-        for tensor in tensors {
-            let (shape, firsts) = &taken[&tensor.name];
-            assert_eq!(shape, &tensor.shape, "{}", tensor.name);
-            let per_expert = if tensor.shape.len() == 3 && tensor.name.contains("experts") {
-                tensor.shape[0] as usize
-            } else {
-                1
-            };
-            assert_eq!(firsts.len(), per_expert, "{}", tensor.name);
-        }
-    }
-}
-
-/// Blocks with the layer they run for; of prefill and head, since decode has prefill's.
-fn runs(config: &Config) -> Vec<(Graph, Option<u32>)> {
-    let programs = programs(config, &PLAIN);
-    let of = |p: &Program| -> Vec<_> {
-        p.sequence.iter().map(|&(block, layer)| (p.blocks[block].clone(), layer)).collect()
-    };
-    [of(&programs[0]), of(&programs[2])].concat()
-}
-
-/// Note the first row of what each expert takes of a tensor.
-fn take(
-    taken: &mut BTreeMap<String, (Vec<u64>, BTreeSet<u64>)>,
-    part: &Part,
-    experts: u32,
-    layer: Option<u32>,
-) {
-    let Part::Rows { tensor, shape, first, per_expert, rows, .. } = part else { return };
-    let name = match layer {
-        Some(n) => tensor.replace("{layer}", &n.to_string()),
-        None => tensor.clone(),
-    };
-    let matrix_rows = if shape.len() == 1 { 1 } else { shape[0] };
-    let all = if *per_expert == 0 { matrix_rows } else { shape[1] };
-    assert_eq!(u64::from(*rows), all, "{name}");
-    let entry = taken.entry(name).or_insert_with(|| (shape.clone(), BTreeSet::new()));
-    entry.1.extend((0..u64::from(experts)).map(|e| first + e * per_expert));
-}
-
 #[test]
 fn experts_come_fused_or_one_by_one() {
     let blocks = &programs(&published("Qwen3.5-35B-A3B"), &PLAIN)[0].blocks;
     let delta_net = blocks.iter().find(|b| b.name == "delta_net").unwrap();
-    let experts: Vec<_> = delta_net.weights.iter().filter(|w| w.experts.is_some()).collect();
+    let experts: Vec<_> = delta_net
+        .weights
+        .iter()
+        .filter(|w| w.experts.is_some())
+        .collect();
     let text: Vec<String> = experts.iter().map(|w| w.to_string()).collect();
-    insta::assert_snapshot!(text.concat(), @"");
+    insta::assert_snapshot!(text.concat(), @r#"
+    bf16[256, 1024, 2048] rows "layers.{layer}.mlp.experts.gate_up_proj"
+      recipe
+        rows "model.language_model.layers.{layer}.mlp.experts.gate_up_proj" [256, 1024, 2048] {first: 0, rows: 1024, per_expert: 1024, transform: none}
+      recipe
+        rows "model.language_model.layers.{layer}.mlp.experts.{expert}.gate_proj.weight" [512, 2048] {first: 0, rows: 512, per_expert: 0, transform: none}
+        rows "model.language_model.layers.{layer}.mlp.experts.{expert}.up_proj.weight" [512, 2048] {first: 0, rows: 512, per_expert: 0, transform: none}
+    bf16[256, 2048, 512] rows "layers.{layer}.mlp.experts.down_proj"
+      recipe
+        rows "model.language_model.layers.{layer}.mlp.experts.down_proj" [256, 2048, 512] {first: 0, rows: 2048, per_expert: 2048, transform: none}
+      recipe
+        rows "model.language_model.layers.{layer}.mlp.experts.{expert}.down_proj.weight" [2048, 512] {first: 0, rows: 2048, per_expert: 0, transform: none}
+    "#);
 }
 
 #[test]
 fn the_head_of_a_tied_model_is_its_embedding() {
     let named = |model: &str, entry: usize| -> Vec<String> {
         let programs = programs(&published(model), &PLAIN);
-        programs[entry].blocks[0].weights.iter().map(|w| w.name.clone()).collect()
+        programs[entry].blocks[0]
+            .weights
+            .iter()
+            .map(|w| w.name.clone())
+            .collect()
     };
-    assert_eq!(named("Qwen3.5-0.8B", 2), ["norm.weight", "embed_tokens.weight"]);
+    assert_eq!(
+        named("Qwen3.5-0.8B", 2),
+        ["norm.weight", "embed_tokens.weight"]
+    );
     assert_eq!(named("Qwen3.5-9B", 2), ["norm.weight", "lm_head.weight"]);
-    assert_eq!(named("Qwen3.5-9B", 0), ["embed_tokens.weight", "rope.frequencies"]);
+    assert_eq!(
+        named("Qwen3.5-9B", 0),
+        ["embed_tokens.weight", "rope.frequencies"]
+    );
 }
 
 #[test]
 fn the_frequencies_are_numbers_of_the_compiler() {
     let config = published("Qwen3.5-9B");
     let embed = &programs(&config, &PLAIN)[0].blocks[0];
-    let [Part::Values { bits }] = &embed.weights[1].recipes[0][..] else { panic!("values") };
+    let [Part::Values { bits }] = &embed.weights[1].recipes[0][..] else {
+        panic!("values")
+    };
     let frequencies: Vec<f32> = bits.iter().map(|&b| f32::from_bits(b)).collect();
     assert_eq!(frequencies, config.rope.frequencies().0);
 }

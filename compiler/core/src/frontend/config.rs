@@ -318,6 +318,7 @@ impl<'a> Model<'a> {
         let head_dim = |key, default| text.size(key, default, 1..=MAX_HEAD_DIM);
 
         let hidden_size = text.size("hidden_size", pick(4096, 2048), 1..=MAX_HIDDEN)?;
+        let vocab_size = text.size("vocab_size", 248_320, 1..=MAX_VOCAB)?;
         let max_position_embeddings =
             text.size("max_position_embeddings", 32768, 1..=MAX_POSITIONS)?;
         let attention_head_dim = head_dim("head_dim", 256)?;
@@ -325,7 +326,7 @@ impl<'a> Model<'a> {
 
         let config = Config {
             hidden_size,
-            vocab_size: text.size("vocab_size", 248_320, 1..=MAX_VOCAB)?,
+            vocab_size,
             layers: layers(text, pick(32, 40))?,
             mlp: if moe { mixture(text)? } else { dense(text)? },
             num_attention_heads: heads("num_attention_heads", 16)?,
@@ -348,7 +349,7 @@ impl<'a> Model<'a> {
             } else {
                 "model.language_model."
             },
-            eos: eos(text)?,
+            eos: eos(text, vocab_size)?,
             vision: match root.object("vision_config")? {
                 Some(tower) if !self.text_only => Some(vision(&tower, hidden_size)?),
                 _ => None,
@@ -397,14 +398,15 @@ fn check_architecture(root: &Object, family: Family, text_only: bool) -> Result<
     }
 }
 
-/// One id, several, or none.
-fn eos(text: &Object) -> Result<Vec<u32>, ConfigError> {
+/// One id of the vocabulary, several, or none.
+fn eos(text: &Object, vocab_size: u32) -> Result<Vec<u32>, ConfigError> {
     let Some(field) = text.some("eos_token_id") else {
         return Ok(vec![]);
     };
+    let last = vocab_size - 1;
     match field.array() {
-        Ok(ids) => ids.iter().map(|id| id.size(0..=MAX_VOCAB)).collect(),
-        Err(_) => Ok(vec![field.size(0..=MAX_VOCAB)?]),
+        Ok(ids) => ids.iter().map(|id| id.size(0..=last)).collect(),
+        Err(_) => Ok(vec![field.size(0..=last)?]),
     }
 }
 

@@ -229,6 +229,8 @@ const REFUSED: &[(&str, &str, &str)] = &[
      "`partial_rotary_factor` of -1 rotates 0 of the 256 dimensions of a head, expected an even number from 2 to 256"),
     (r#""rope_parameters": {"rope_type": "yarn", "factor": 2, "beta_fast": 0.5}"#, "0.5",
      "`rope_parameters.beta_fast` is 0.5, expected a `beta_fast` that is not below `beta_slow`"),
+    (r#""eos_token_id": 248320"#, "248320", "`eos_token_id` is 248320, expected a whole number from 0 to 248319"),
+    (r#""vocab_size": 8, "eos_token_id": [7, 8]"#, "8", "`eos_token_id[1]` is 8, expected a whole number from 0 to 7"),
     // Numbers and types.
     (r#""vocab_size": 0"#, "0", "`vocab_size` is 0, expected a whole number from 1 to 16777216"),
     (r#""vocab_size": 99999999999999999999999"#, "99999999999999999999999",

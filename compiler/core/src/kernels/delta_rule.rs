@@ -212,7 +212,7 @@ impl<'k> Cx<'k> {
     /// Zeros in the columns that pad a row of values.
     fn pad_tail(&self, row: Mem, at: Expr<'k>) {
         let dv = self.shape().dv as usize;
-        if dv % PANEL != 0 {
+        if !dv.is_multiple_of(PANEL) {
             self.b.store(row, at + (padded(self.shape().dv) - PANEL), self.b.f(0.0).splat(16));
         }
     }

@@ -186,7 +186,7 @@ pub(super) fn store_panel<'k>(
     col: Expr<'k>,
     finish: impl Fn(Expr<'k>, u8),
 ) {
-    if n as usize % PANEL == 0 {
+    if (n as usize).is_multiple_of(PANEL) {
         finish(b.i(0), PANEL as u8);
     } else {
         b.when_else(

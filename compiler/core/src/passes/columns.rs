@@ -14,7 +14,11 @@ pub(super) struct Columns {
 pub(super) fn columns(g: &Rewriter<'_>, v: Value) -> Option<Columns> {
     Some(match g.at(v) {
         (Op::Slice { start, len }, &[of]) => Columns { of, start, len },
-        _ => Columns { of: v, start: 0, len: g.ty(v).shape.last()?.fixed()? },
+        _ => Columns {
+            of: v,
+            start: 0,
+            len: g.ty(v).shape.last()?.fixed()?,
+        },
     })
 }
 
@@ -35,11 +39,23 @@ pub(super) struct GateUp {
 pub(super) fn gate_up(g: &Rewriter<'_>, root: Value) -> Option<GateUp> {
     let [activated, lifted] = g.matches(root, Op::Mul {})?;
     let [gated] = g.matches(activated, Op::Silu {})?;
-    let (Op::Slice { start: 0, len: width }, &[product]) = g.at(gated) else { return None };
-    let (Op::Slice { start: up, len }, &[other]) = g.at(lifted) else { return None };
+    let (
+        Op::Slice {
+            start: 0,
+            len: width,
+        },
+        &[product],
+    ) = g.at(gated)
+    else {
+        return None;
+    };
+    let (Op::Slice { start: up, len }, &[other]) = g.at(lifted) else {
+        return None;
+    };
 
     let apart = product == other && len == width && up >= width;
-    let private = only_read_by(g, product, &[gated, lifted]) && all_used_once(g, &[activated, gated, lifted]);
+    let private =
+        only_read_by(g, product, &[gated, lifted]) && all_used_once(g, &[activated, gated, lifted]);
     (apart && private).then_some(GateUp { product, width, up })
 }
 

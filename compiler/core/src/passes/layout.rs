@@ -21,7 +21,9 @@ use q35_types::pack::PANEL;
 pub(super) fn run(graph: &mut Graph, _: Entry) {
     graph.rewrite(pad_gate);
     for v in graph.values() {
-        let Some((weight, layout)) = packed_operand(&graph.node(v).op) else { continue };
+        let Some((weight, layout)) = packed_operand(&graph.node(v).op) else {
+            continue;
+        };
         let weight = graph.node(v).operands[weight];
         if let Op::Weight { id } = graph.node(weight).op {
             graph.weights[id.0 as usize].layout = layout;
@@ -97,7 +99,11 @@ fn with_zeros(weight: &Weight, at: u32, zeros: u32) -> Weight {
         [before, vec![Part::Zeros { rows: zeros }], after].concat()
     };
     let recipes = weight.recipes.iter().map(recipe).collect();
-    Weight { rows: weight.rows + zeros, recipes, ..weight.clone() }
+    Weight {
+        rows: weight.rows + zeros,
+        recipes,
+        ..weight.clone()
+    }
 }
 
 /// The parts that make the first `at` rows, and those that make the rest.
@@ -144,7 +150,11 @@ mod tests {
     use super::*;
 
     fn packed(config: &str, entry: Entry, block: &str) -> Graph {
-        after("layout", block_before("layout", &golden(config), entry, block), entry)
+        after(
+            "layout",
+            block_before("layout", &golden(config), entry, block),
+            entry,
+        )
     }
 
     fn weights(graph: &Graph) -> Vec<String> {
@@ -155,16 +165,48 @@ mod tests {
     #[test]
     fn products_read_panels_and_the_convolution_columns() {
         let g = packed("dense-tied-odd", Entry::Decode, "delta_net");
-        insta::assert_snapshot!(weights(&g).join("\n"), @"");
+        insta::assert_snapshot!(weights(&g).join("\n"), @r#"
+        f32[68] rows "layers.{layer}.input_layernorm.weight"
+        f32[152, 4] columns "layers.{layer}.linear_attn.conv1d.weight"
+        f32[2] rows "layers.{layer}.linear_attn.dt_bias"
+        f32[2] rows "layers.{layer}.linear_attn.A_log"
+        f32[36] rows "layers.{layer}.linear_attn.norm.weight"
+        bf16[68, 72] panels "layers.{layer}.linear_attn.out_proj.weight"
+        f32[68] rows "layers.{layer}.post_attention_layernorm.weight"
+        bf16[68, 90] panels "layers.{layer}.mlp.down_proj.weight"
+        bf16[228, 68] panels "layers.{layer}.linear_attn.in_proj_qkv+in_proj_z+in_proj_b+in_proj_a.weight"
+        bf16[186, 68] panels "layers.{layer}.mlp.gate_proj+up_proj.weight"
+        "#);
     }
 
     #[test]
     fn up_begins_a_panel() {
         let g = packed("moe-ratio3-yarn", Entry::Prefill, "attention");
-        let experts = g.weights.iter().find(|w| w.name.ends_with("experts.gate_up_proj")).unwrap();
-        insta::assert_snapshot!(experts, @"");
+        let experts = g
+            .weights
+            .iter()
+            .find(|w| w.name.ends_with("experts.gate_up_proj"))
+            .unwrap();
+        insta::assert_snapshot!(experts, @r#"
+        bf16[10, 54, 84] panels "layers.{layer}.mlp.experts.gate_up_proj"
+          recipe
+            rows "model.language_model.layers.{layer}.mlp.experts.gate_up_proj" [10, 44, 84] {first: 0, rows: 22, per_expert: 44, transform: none}
+            zeros {rows: 10}
+            rows "model.language_model.layers.{layer}.mlp.experts.gate_up_proj" [10, 44, 84] {first: 22, rows: 22, per_expert: 44, transform: none}
+          recipe
+            rows "model.language_model.layers.{layer}.mlp.experts.{expert}.gate_proj.weight" [22, 84] {first: 0, rows: 22, per_expert: 0, transform: none}
+            zeros {rows: 10}
+            rows "model.language_model.layers.{layer}.mlp.experts.{expert}.up_proj.weight" [22, 84] {first: 0, rows: 22, per_expert: 0, transform: none}
+        "#);
         let swiglu = g.node(all(&g, "expert_swiglu")[0]).op;
-        assert_eq!(swiglu, Op::ExpertSwiGlu { k: 3, width: 22, up: 32 });
+        assert_eq!(
+            swiglu,
+            Op::ExpertSwiGlu {
+                k: 3,
+                width: 22,
+                up: 32
+            }
+        );
     }
 
     #[test]
@@ -184,14 +226,25 @@ mod tests {
         let tied = "dense-tied-odd";
         assert_eq!(layout(tied, Entry::Prefill, "embed"), Some(Layout::Panels));
         assert_eq!(layout(tied, Entry::Head, "head"), Some(Layout::Panels));
-        assert_eq!(layout("tiny-moe", Entry::Decode, "embed"), Some(Layout::Rows));
+        assert_eq!(
+            layout("tiny-moe", Entry::Decode, "embed"),
+            Some(Layout::Rows)
+        );
     }
 
     #[test]
     fn values_and_zeros_split_by_rows() {
-        let parts = [Part::Zeros { rows: 3 }, Part::Values { bits: vec![1, 2, 3, 4] }];
+        let parts = [
+            Part::Zeros { rows: 3 },
+            Part::Values {
+                bits: vec![1, 2, 3, 4],
+            },
+        ];
         let (before, after) = split(&parts, 4, 2);
-        assert_eq!(before, [Part::Zeros { rows: 3 }, Part::Values { bits: vec![1, 2] }]);
+        assert_eq!(
+            before,
+            [Part::Zeros { rows: 3 }, Part::Values { bits: vec![1, 2] }]
+        );
         assert_eq!(after, [Part::Values { bits: vec![3, 4] }]);
     }
 }

@@ -23,14 +23,19 @@ pub(super) fn run(graph: &mut Graph, entry: Entry) {
 }
 
 fn norm(g: &Rewriter<'_>, root: Value) -> Option<Rewrite> {
-    let (op, &[normed, weight]) = g.at(root) else { return None };
-    let (Op::RmsNorm { eps }, &[x, norm]) = g.at(normed) else { return None };
+    let (op, &[normed, weight]) = g.at(root) else {
+        return None;
+    };
+    let (Op::RmsNorm { eps }, &[x, norm]) = g.at(normed) else {
+        return None;
+    };
     let op = match op {
         Op::MatMul { dtype } => Op::NormMatMul { eps, dtype },
         Op::SwiGlu { width, up } => Op::NormSwiGlu { eps, width, up },
         _ => return None,
     };
-    g.used_once(normed).then(|| Rewrite::new(op, [x, norm, weight]))
+    g.used_once(normed)
+        .then(|| Rewrite::new(op, [x, norm, weight]))
 }
 
 #[cfg(test)]
@@ -47,7 +52,10 @@ mod tests {
         let g = after("norm", dense(Entry::Decode), Entry::Decode);
         let text = nodes(&g);
         let fused = text.lines().filter(|l| l.contains("= norm_"));
-        insta::assert_snapshot!(fused.collect::<Vec<_>>().join("\n"), @"");
+        insta::assert_snapshot!(fused.collect::<Vec<_>>().join("\n"), @"
+        %4: bf16[T, 240] = norm_matmul %0, %1, %3 {eps: 0.000001, dtype: bf16}
+        %13: bf16[T, 90] = norm_swiglu %10, %11, %12 {eps: 0.000001, width: 90, up: 90}
+        ");
         assert!(all(&g, "rms_norm").is_empty());
     }
 
@@ -62,7 +70,9 @@ mod tests {
     fn a_norm_that_several_read_stays() {
         let g = block_before("norm", &golden("tiny-moe"), Entry::Decode, "attention");
         let g = after("norm", g, Entry::Decode);
-        let [norm] = all(&g, "rms_norm")[..] else { panic!("one norm stays") };
+        let [norm] = all(&g, "rms_norm")[..] else {
+            panic!("one norm stays")
+        };
         let readers = g.nodes.iter().filter(|n| n.operands.contains(&norm));
         let mut readers: Vec<&str> = readers.map(|n| n.op.name()).collect();
         readers.sort_unstable();

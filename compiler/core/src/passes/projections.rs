@@ -22,7 +22,9 @@ pub(super) fn run(graph: &mut Graph, _: Entry) {
 }
 
 fn merge(g: &Rewriter<'_>, root: Value) -> Option<Rewrite> {
-    let (Op::MatMul { .. }, &[x, _]) = g.at(root) else { return None };
+    let (Op::MatMul { .. }, &[x, _]) = g.at(root) else {
+        return None;
+    };
     let together = |&&v: &&Value| belongs(g, root, v);
     let group: Vec<Value> = g.users(x).iter().filter(together).copied().collect();
     if group.len() < 2 {
@@ -45,7 +47,9 @@ fn merge(g: &Rewriter<'_>, root: Value) -> Option<Rewrite> {
 
 /// Whether `v` is a product that can share a matrix with `root`.
 fn belongs(g: &Rewriter<'_>, root: Value, v: Value) -> bool {
-    let (Some(a), Some(b)) = (projection(g, root), projection(g, v)) else { return false };
+    let (Some(a), Some(b)) = (projection(g, root), projection(g, v)) else {
+        return false;
+    };
     let same_input = g.at(root).1[0] == g.at(v).1[0];
     let same_types = g.at(root).0 == g.at(v).0 && (a.dtype, a.cols) == (b.dtype, b.cols);
     let same_module = matches!((module(a), module(b)), (Some((a, _)), Some((b, _))) if a == b);
@@ -54,7 +58,9 @@ fn belongs(g: &Rewriter<'_>, root: Value, v: Value) -> bool {
 
 /// The weight of a product, if nothing else reads it.
 fn projection<'g>(g: &Rewriter<'g>, v: Value) -> Option<&'g Weight> {
-    let (Op::MatMul { .. }, &[_, weight]) = g.at(v) else { return None };
+    let (Op::MatMul { .. }, &[_, weight]) = g.at(v) else {
+        return None;
+    };
     g.used_once(weight).then(|| g.weight(weight))?
 }
 
@@ -68,14 +74,23 @@ fn stack(weights: &[&Weight]) -> Option<Weight> {
     let (path, _) = module(weights.first()?)?;
     let leaves: Option<Vec<&str>> = weights.iter().map(|w| Some(module(w)?.1)).collect();
     let rows = weights.iter().map(|w| w.rows).sum();
-    let recipes = weights.iter().fold(vec![Vec::new()], |all, w| each_with_each(&all, &w.recipes));
+    let recipes = weights
+        .iter()
+        .fold(vec![Vec::new()], |all, w| each_with_each(&all, &w.recipes));
     let name = format!("{path}.{}.weight", leaves?.join("+"));
-    Some(Weight { name, rows, recipes, ..weights[0].clone() })
+    Some(Weight {
+        name,
+        rows,
+        recipes,
+        ..weights[0].clone()
+    })
 }
 
 /// Every way to make the one followed by every way to make the other.
 fn each_with_each(first: &[Vec<Part>], second: &[Vec<Part>]) -> Vec<Vec<Part>> {
-    let pairs = first.iter().flat_map(|a| second.iter().map(move |b| (a, b)));
+    let pairs = first
+        .iter()
+        .flat_map(|a| second.iter().map(move |b| (a, b)));
     pairs.map(|(a, b)| [&a[..], b].concat()).collect()
 }
 
@@ -93,7 +108,20 @@ mod tests {
         let k = product(&mut g, x, "self_attn.k_proj.weight", 8);
         let y = g.push(Op::Mul {}, [q, k]);
         g.output(Port::Hidden, y);
-        insta::assert_snapshot!(after("projections", g, Entry::Prefill), @"");
+        insta::assert_snapshot!(after("projections", g, Entry::Prefill), @r#"
+        block small
+        w0: bf16[16, 8] rows "self_attn.q_proj+k_proj.weight"
+          recipe
+            rows "model.self_attn.q_proj.weight" [8, 8] {first: 0, rows: 8, per_expert: 0, transform: none}
+            rows "model.self_attn.k_proj.weight" [8, 8] {first: 0, rows: 8, per_expert: 0, transform: none}
+        %0: bf16[T, 8] = input {port: hidden}
+        %1: bf16[16, 8] = weight {id: w0}
+        %2: bf16[T, 16] = matmul %0, %1 {dtype: bf16}
+        %3: bf16[T, 8] = slice %2 {start: 0, len: 8}
+        %4: bf16[T, 8] = slice %2 {start: 8, len: 8}
+        %5: bf16[T, 8] = mul %3, %4
+        return hidden %5
+        "#);
     }
 
     #[test]
@@ -101,7 +129,12 @@ mod tests {
         let config = golden("moe-ratio3-yarn");
         let g = block_before("projections", &config, Entry::Decode, "delta_net");
         let g = after("projections", g, Entry::Decode);
-        let names: Vec<&str> = g.weights.iter().map(|w| &w.name[..]).filter(|n| n.contains('+')).collect();
+        let names: Vec<&str> = g
+            .weights
+            .iter()
+            .map(|w| &w.name[..])
+            .filter(|n| n.contains('+'))
+            .collect();
         assert_eq!(
             names,
             [
@@ -115,7 +148,10 @@ mod tests {
     #[test]
     fn every_way_to_make_one_goes_with_every_way_to_make_the_other() {
         let zeros = |rows| Part::Zeros { rows };
-        let [a, b] = [[vec![zeros(1)], vec![zeros(2)]], [vec![zeros(3)], vec![zeros(4)]]];
+        let [a, b] = [
+            [vec![zeros(1)], vec![zeros(2)]],
+            [vec![zeros(3)], vec![zeros(4)]],
+        ];
         let all = each_with_each(&a, &b);
         let firsts: Vec<_> = all.iter().map(|r| (r[0].clone(), r[1].clone())).collect();
         let pair = |a, b| (zeros(a), zeros(b));

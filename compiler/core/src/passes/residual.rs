@@ -20,7 +20,9 @@ pub(super) fn run(graph: &mut Graph, _: Entry) {
 
 fn residual(g: &Rewriter<'_>, root: Value) -> Option<Rewrite> {
     let [residual, product] = g.matches(root, Op::Add {})?;
-    let (Op::MatMul { .. }, &[x, weight]) = g.at(product) else { return None };
+    let (Op::MatMul { .. }, &[x, weight]) = g.at(product) else {
+        return None;
+    };
     let fits = g.ty(residual) == g.ty(product) && g.used_once(product);
     fits.then(|| Rewrite::new(Op::MatMulAdd {}, [x, weight, residual]))
 }
@@ -37,7 +39,12 @@ mod tests {
         let y = product(&mut g, x, "o_proj.weight", 8);
         let sum = g.push(Op::Add {}, [x, y]);
         g.output(Port::Hidden, sum);
-        insta::assert_snapshot!(nodes(&after("residual", g, Entry::Prefill)), @"");
+        insta::assert_snapshot!(nodes(&after("residual", g, Entry::Prefill)), @"
+        %0: bf16[T, 8] = input {port: hidden}
+        %1: bf16[8, 8] = weight {id: w0}
+        %2: bf16[T, 8] = matmul_add %0, %1, %0
+        return hidden %2
+        ");
     }
 
     #[test]

@@ -23,7 +23,9 @@ pub(super) fn run(graph: &mut Graph, _: Entry) {
 
 fn swiglu(g: &Rewriter<'_>, root: Value) -> Option<Rewrite> {
     let GateUp { product, width, up } = gate_up(g, root)?;
-    let (Op::MatMul { dtype }, &[x, weight]) = g.at(product) else { return None };
+    let (Op::MatMul { dtype }, &[x, weight]) = g.at(product) else {
+        return None;
+    };
     (dtype == g.ty(x).dtype).then(|| Rewrite::new(Op::SwiGlu { width, up }, [x, weight]))
 }
 
@@ -50,7 +52,12 @@ mod tests {
     #[test]
     fn gate_and_up_become_one_op() {
         let (g, _) = mlp(DType::Bf16, 8);
-        insta::assert_snapshot!(nodes(&after("swiglu", g, Entry::Prefill)), @"");
+        insta::assert_snapshot!(nodes(&after("swiglu", g, Entry::Prefill)), @"
+        %0: bf16[T, 8] = input {port: hidden}
+        %1: bf16[16, 8] = weight {id: w0}
+        %2: bf16[T, 8] = swiglu %0, %1 {width: 8, up: 8}
+        return hidden %2
+        ");
     }
 
     #[test]

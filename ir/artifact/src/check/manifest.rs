@@ -20,11 +20,7 @@ pub(super) fn check(manifest: &Manifest, model: &ModelFacts) -> Checked {
     })?;
     each("ignored", &manifest.ignored, |prefix| {
         // An empty prefix would ignore every tensor.
-        if prefix.is_empty() {
-            Err(flaw("", Fault::Empty))
-        } else {
-            Ok(())
-        }
+        if prefix.is_empty() { Err(flaw("", Fault::Empty)) } else { Ok(()) }
     })
 }
 
@@ -49,13 +45,7 @@ fn weight(w: &Weight, model: &ModelFacts) -> Checked {
         })?;
         match u64::from(w.rows) {
             expected if expected == rows => Ok(()),
-            expected => Err(flaw(
-                "",
-                Fault::Sum {
-                    found: rows,
-                    expected,
-                },
-            )),
+            expected => Err(flaw("", Fault::Sum { found: rows, expected })),
         }
     })
 }
@@ -67,8 +57,7 @@ fn bytes(w: &Weight) -> u64 {
         Layout::Rows | Layout::Columns => u64::from(w.rows),
         Layout::Panels => u64::from(w.rows).next_multiple_of(PANEL as u64),
     };
-    rows.saturating_mul(u64::from(w.cols))
-        .saturating_mul(w.dtype.size() as u64)
+    rows.saturating_mul(u64::from(w.cols)).saturating_mul(w.dtype.size() as u64)
 }
 
 /// The rows that a part gives.
@@ -81,14 +70,7 @@ fn part(part: &Part, w: &Weight) -> Result<u64, Flaw> {
             same("values.bits", found, found.next_multiple_of(cols))?;
             Ok(found / cols)
         }
-        Part::Rows {
-            tensor,
-            shape,
-            first,
-            per_expert,
-            rows,
-            transform: _,
-        } => {
+        Part::Rows { tensor, shape, first, per_expert, rows, transform: _ } => {
             template("rows.tensor", tensor, w)?;
             let elements = shape.iter().try_fold(1u64, |n, &d| n.checked_mul(d));
             let elements = elements.unwrap_or(u64::MAX);
@@ -112,10 +94,7 @@ fn template(place: &str, name: &str, w: &Weight) -> Checked {
     if name.is_empty() {
         return Err(flaw(place, Fault::Empty));
     }
-    for (key, has) in [
-        ("{layer}", !w.layers.is_empty()),
-        ("{expert}", w.experts.is_some()),
-    ] {
+    for (key, has) in [("{layer}", !w.layers.is_empty()), ("{expert}", w.experts.is_some())] {
         if name.contains(key) && !has {
             let found = format!("{:?}", name.chars().take(128).collect::<String>());
             let expected = format!("no `{key}`, which the weight does not have");

@@ -27,11 +27,7 @@ pub(super) fn check(plan: &Plan, manifest: &Manifest, model: &ModelFacts) -> Che
             return Err(flaw(format_args!("entries.{name}"), Fault::Missing));
         }
     }
-    let scope = Scope {
-        plan,
-        manifest,
-        layers: &BTreeSet::new(),
-    };
+    let scope = Scope { plan, manifest, layers: &BTreeSet::new() };
     each("entries", &plan.entries, |e| entry(e, scope, model))
 }
 
@@ -55,12 +51,7 @@ fn kernels(kernels: &[Kernel]) -> Checked {
         range("shared_bytes", k.shared_bytes, 0, MAX_SHARED)?;
         each("params", &k.params, |p| match p.name.len() {
             1..=128 => Ok(()),
-            _ => Err(flaw(
-                "name",
-                Fault::Name {
-                    found: p.name.chars().take(128).collect(),
-                },
-            )),
+            _ => Err(flaw("name", Fault::Name { found: p.name.chars().take(128).collect() })),
         })
     })
 }
@@ -104,25 +95,13 @@ struct Scope<'a> {
 }
 
 fn entry(e: &Entry, scope: Scope<'_>, model: &ModelFacts) -> Checked {
-    range(
-        "max_tokens",
-        e.max_tokens,
-        1,
-        u64::from(scope.plan.step.max_tokens),
-    )?;
+    range("max_tokens", e.max_tokens, 1, u64::from(scope.plan.step.max_tokens))?;
     let mut runs = vec![BTreeSet::new(); e.blocks.len()];
     let mut launches = 0;
     each("sequence", &e.sequence, |&(block, layer)| {
         let len = e.blocks.len();
         let Some(block_runs) = runs.get_mut(block as usize) else {
-            return Err(flaw(
-                "",
-                Fault::Index {
-                    index: block,
-                    len,
-                    into: "blocks",
-                },
-            ));
+            return Err(flaw("", Fault::Index { index: block, len, into: "blocks" }));
         };
         if let Some(layer) = layer {
             layers("", &[layer], model)?;
@@ -142,11 +121,7 @@ fn block(b: &Block, scope: Scope<'_>) -> Checked {
     each("launches", &b.launches, |l| {
         let kernels = &scope.plan.kernels;
         let Some(kernel) = kernels.get(l.kernel as usize) else {
-            let fault = Fault::Index {
-                index: l.kernel,
-                len: kernels.len(),
-                into: "kernels",
-            };
+            let fault = Fault::Index { index: l.kernel, len: kernels.len(), into: "kernels" };
             return Err(flaw("kernel", fault));
         };
         same("args.len", l.args.len(), kernel.params.len())?;
@@ -160,14 +135,7 @@ fn block(b: &Block, scope: Scope<'_>) -> Checked {
 
 fn argument(arg: &Arg, param: &Param, scope: Scope<'_>) -> Checked {
     let unfit = |found, expected| {
-        Err(flaw(
-            "",
-            Fault::Argument {
-                found,
-                param: param.name.clone(),
-                expected,
-            },
-        ))
+        Err(flaw("", Fault::Argument { found, param: param.name.clone(), expected }))
     };
     let lost = |index, len, into| Err(flaw("", Fault::Index { index, len, into }));
     if param.table && !matches!(arg, Arg::Weight(_)) {
@@ -183,14 +151,7 @@ fn argument(arg: &Arg, param: &Param, scope: Scope<'_>) -> Checked {
             let arena = scope.plan.arena_bytes;
             let inside = offset.checked_add(bytes).is_some_and(|end| end <= arena);
             if !inside || bytes == 0 {
-                return Err(flaw(
-                    "",
-                    Fault::Arena {
-                        offset,
-                        bytes,
-                        arena,
-                    },
-                ));
+                return Err(flaw("", Fault::Arena { offset, bytes, arena }));
             }
             let size = param.dtype.size() as u64;
             same("offset", offset, offset / size * size)
@@ -230,13 +191,7 @@ fn instances(name: &str, layers: &[u32], scope: Scope<'_>) -> Checked {
     let has = |l: &Option<u32>| l.is_some_and(|l| layers.binary_search(&l).is_ok());
     match scope.layers.iter().find(|l| !has(l)) {
         None => Ok(()),
-        Some(&layer) => Err(flaw(
-            "",
-            Fault::Layer {
-                name: name.into(),
-                layer,
-            },
-        )),
+        Some(&layer) => Err(flaw("", Fault::Layer { name: name.into(), layer })),
     }
 }
 
@@ -251,11 +206,7 @@ fn tasks(l: &Launch, kernel: &Kernel, plan: &Plan) -> Checked {
         Times::Step(Count::ValidIds) => plan.vocab,
         Times::Word { arg } => {
             let Some(bound) = l.args.get(arg as usize) else {
-                let fault = Fault::Index {
-                    index: arg,
-                    len: l.args.len(),
-                    into: "args",
-                };
+                let fault = Fault::Index { index: arg, len: l.args.len(), into: "args" };
                 return Err(flaw("times", fault));
             };
             let wide = match *bound {
@@ -276,37 +227,15 @@ fn tasks(l: &Launch, kernel: &Kernel, plan: &Plan) -> Checked {
             1
         }
     };
-    range(
-        "each",
-        u64::from(each) * u64::from(most),
-        0,
-        u64::from(u32::MAX),
-    )
+    range("each", u64::from(each) * u64::from(most), 0, u64::from(u32::MAX))
 }
 
 fn cost(l: &Launch) -> Checked {
     let c = &l.cost;
-    let amounts = [
-        c.weights,
-        c.state,
-        c.activations_read,
-        c.activations_written,
-        c.flops,
-    ];
+    let amounts = [c.weights, c.state, c.activations_read, c.activations_written, c.flops];
     let sound = |a: &Amount| {
-        let terms = [
-            a.once,
-            a.per_token,
-            a.per_seq,
-            a.per_row,
-            a.per_context,
-            a.per_expert,
-        ];
+        let terms = [a.once, a.per_token, a.per_seq, a.per_row, a.per_context, a.per_expert];
         terms.iter().all(|t| t.is_finite() && *t >= 0.0)
     };
-    if amounts.iter().all(sound) {
-        Ok(())
-    } else {
-        Err(flaw("cost", Fault::Cost))
-    }
+    if amounts.iter().all(sound) { Ok(()) } else { Err(flaw("cost", Fault::Cost)) }
 }

@@ -42,16 +42,10 @@ fn facts_about_the_model_are_in_range() {
         "section `model`: `max_chunk` is 100, expected 128"
     );
     assert_eq!(
-        said(|a| a.model.experts = Some(Experts {
-            count: 4,
-            chosen: 5
-        })),
+        said(|a| a.model.experts = Some(Experts { count: 4, chosen: 5 })),
         "section `model`: `experts.chosen` is 5, expected 1 to 4"
     );
-    assert_eq!(
-        said(|a| a.model.eos.push(20)),
-        "section `model`: `eos[1]` is 20, expected 0 to 19"
-    );
+    assert_eq!(said(|a| a.model.eos.push(20)), "section `model`: `eos[1]` is 20, expected 0 to 19");
     assert_eq!(
         said(|a| a.model.kv = DType::I32),
         "section `model`: `kv` is i32, expected f32, f16 or bf16"
@@ -84,36 +78,28 @@ fn recipes_stay_inside_their_tensors() {
     let rows = "section `manifest`: `weights[2].recipes[0][0].rows";
     assert_eq!(
         with(|p| {
-            let Part::Rows { first, .. } = p else {
-                panic!("rows")
-            };
+            let Part::Rows { first, .. } = p else { panic!("rows") };
             *first = 1;
         }),
         format!("{rows}` ends at row 33 of a tensor of 32 rows")
     );
     assert_eq!(
         with(|p| {
-            let Part::Rows { per_expert, .. } = p else {
-                panic!("rows")
-            };
+            let Part::Rows { per_expert, .. } = p else { panic!("rows") };
             *per_expert = u64::MAX;
         }),
         format!("{rows}` ends at row 18446744073709551615 of a tensor of 32 rows")
     );
     assert_eq!(
         with(|p| {
-            let Part::Rows { shape, .. } = p else {
-                panic!("rows")
-            };
+            let Part::Rows { shape, .. } = p else { panic!("rows") };
             *shape = vec![2, 5];
         }),
         format!("{rows}.shape` is 10, expected 12")
     );
     assert_eq!(
         with(|p| {
-            let Part::Rows { shape, .. } = p else {
-                panic!("rows")
-            };
+            let Part::Rows { shape, .. } = p else { panic!("rows") };
             *shape = vec![1 << 40, 1 << 40];
         }),
         format!("{rows}.shape` is 18446744073709551615, expected 1 to 1099511627776")
@@ -178,10 +164,7 @@ fn all_weights_together_have_a_size() {
 
 #[test]
 fn a_plan_fits_its_model() {
-    assert_eq!(
-        said_of_plan(|p| p.vocab = 21),
-        "section `plan.cpu`: `vocab` is 21, expected 20"
-    );
+    assert_eq!(said_of_plan(|p| p.vocab = 21), "section `plan.cpu`: `vocab` is 21, expected 20");
     assert_eq!(
         said_of_plan(|p| p.step.max_tokens = 63),
         "section `plan.cpu`: `step.max_tokens` is 63, expected 64 to 268435456"
@@ -192,7 +175,7 @@ fn a_plan_fits_its_model() {
     );
     assert_eq!(
         said_of_plan(|p| p.step.max_pages = 1 << 28),
-        "section `plan.cpu`: `step.words` is 536871265, expected 0 to 268435456"
+        "section `plan.cpu`: `step.words` is 536871280, expected 0 to 268435456"
     );
 }
 
@@ -292,7 +275,7 @@ fn launches_name_what_is_there() {
         format!("{launch}[0].kernel` is index 4 into 4 kernels")
     );
     assert_eq!(
-        said_of_launch(0, |l| drop(l.args.pop())),
+        said_of_launch(0, |l| l.args.truncate(3)),
         format!("{launch}[0].args.len` is 3, expected 4")
     );
     assert_eq!(
@@ -314,10 +297,7 @@ fn arena_ranges_lie_inside() {
     let with = |offset, bytes| said_of_launch(0, |l| l.args[1] = Arg::Arena { offset, bytes });
     let arg = "section `plan.cpu`: `entries[0].blocks[1].launches[0].args[1]";
     assert_eq!(with(0, 4096), "nothing");
-    assert_eq!(
-        with(4, 4096),
-        format!("{arg}` is bytes 4 to 4 + 4096 of an arena of 4096 bytes")
-    );
+    assert_eq!(with(4, 4096), format!("{arg}` is bytes 4 to 4 + 4096 of an arena of 4096 bytes"));
     assert_eq!(
         with(u64::MAX, 8),
         format!(
@@ -333,24 +313,15 @@ fn arguments_fit_their_parameters() {
     let arg = |i: usize| format!("section `plan.cpu`: `entries[0].blocks[1].launches[{i}].args");
     assert_eq!(
         said_of_launch(0, |l| l.args[0] = Arg::Weight(2)),
-        format!(
-            "{}[0]` is a table of weights, but `w` is one buffer",
-            arg(0)
-        )
+        format!("{}[0]` is a table of weights, but `w` is one buffer", arg(0))
     );
     assert_eq!(
         said_of_launch(1, |l| l.args[1] = Arg::Weight(1)),
-        format!(
-            "{}[1]` is one weight, but `w` is a table of buffers",
-            arg(1)
-        )
+        format!("{}[1]` is one weight, but `w` is a table of buffers", arg(1))
     );
     assert_eq!(
         said_of_launch(1, |l| l.args[1] = l.args[2]),
-        format!(
-            "{}[1]` is one buffer, but `w` is a table of buffers",
-            arg(1)
-        )
+        format!("{}[1]` is one buffer, but `w` is a table of buffers", arg(1))
     );
     assert_eq!(
         said_of_launch(0, |l| l.args[1] = Arg::Weight(0)),
@@ -362,17 +333,11 @@ fn arguments_fit_their_parameters() {
     );
     assert_eq!(
         said_of_launch(0, |l| l.args[0] = Arg::Step),
-        format!(
-            "{}[0]` is the step-parameter buffer, but `w` is not i32",
-            arg(0)
-        )
+        format!("{}[0]` is the step-parameter buffer, but `w` is not i32", arg(0))
     );
     assert_eq!(
         said_of_launch(0, |l| l.args[3] = Arg::Step),
-        format!(
-            "{}[3]` is the step-parameter buffer, but `n` is written",
-            arg(0)
-        )
+        format!("{}[3]` is the step-parameter buffer, but `n` is written", arg(0))
     );
 }
 
@@ -410,10 +375,7 @@ fn numbers_of_tasks_can_be_computed() {
         with(1 << 26, Times::Step(Count::Tokens)),
         format!("{tasks}.each` is 4294967296, expected 0 to 4294967295")
     );
-    assert_eq!(
-        with(1, Times::Word { arg: 4 }),
-        format!("{tasks}.times` is index 4 into 4 args")
-    );
+    assert_eq!(with(1, Times::Word { arg: 4 }), format!("{tasks}.times` is index 4 into 4 args"));
     for (arg, name) in [(0, "w"), (1, "x"), (2, "state")] {
         assert_eq!(
             with(1, Times::Word { arg }),
@@ -469,8 +431,5 @@ fn names_of_sections_and_files_are_plain_and_differ() {
         other.name = "other".into();
         a.targets.push(other);
     });
-    assert_eq!(
-        again,
-        "section `target.other`: `variants[0].extension` is there twice"
-    );
+    assert_eq!(again, "section `target.other`: `variants[0].extension` is there twice");
 }

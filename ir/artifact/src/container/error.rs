@@ -42,10 +42,7 @@ pub enum ArtifactError {
     NotText { name: String },
 
     #[error("section `{name}`: {why}")]
-    Json {
-        name: String,
-        why: serde_json::Error,
-    },
+    Json { name: String, why: serde_json::Error },
 
     /// The JSON or the padding of a section has another form than q35c gives it.
     #[error("section `{name}` is not written as q35c writes it")]
@@ -53,11 +50,7 @@ pub enum ArtifactError {
 
     /// Less or more code than the table of kernels says.
     #[error("section `{name}` has {found} bytes of code, expected {expected}")]
-    CodeLength {
-        name: String,
-        found: u64,
-        expected: u64,
-    },
+    CodeLength { name: String, found: u64, expected: u64 },
 
     #[error(transparent)]
     Check(#[from] CheckError),

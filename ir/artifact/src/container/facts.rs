@@ -69,9 +69,7 @@ pub struct Parameters {
 
 impl Parameters {
     pub fn total(&self) -> u64 {
-        self.text
-            .saturating_add(self.vision)
-            .saturating_add(self.mtp)
+        self.text.saturating_add(self.vision).saturating_add(self.mtp)
     }
 }
 

@@ -16,10 +16,8 @@ impl Artifact {
     ///
     /// [`ArtifactError::Write`]; what `path` held is then untouched and nothing is left beside it.
     pub fn write_file(&self, path: &Path) -> Result<(), ArtifactError> {
-        write(path, &self.to_bytes()).map_err(|source| ArtifactError::Write {
-            path: path.into(),
-            source,
-        })
+        write(path, &self.to_bytes())
+            .map_err(|source| ArtifactError::Write { path: path.into(), source })
     }
 
     /// Read an artifact. Of a file that is none, however large, only the start is read.
@@ -28,10 +26,7 @@ impl Artifact {
     ///
     /// [`ArtifactError::Read`], and those of [`from_bytes`](Self::from_bytes).
     pub fn read_file(path: &Path) -> Result<Artifact, ArtifactError> {
-        let failed = |source| ArtifactError::Read {
-            path: path.into(),
-            source,
-        };
+        let failed = |source| ArtifactError::Read { path: path.into(), source };
         let mut file = File::open(path).map_err(failed)?;
         let mut bytes = Vec::new();
         let mut start = (&file).take(header::START as u64);

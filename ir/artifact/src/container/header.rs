@@ -95,9 +95,7 @@ pub(super) fn read(bytes: &[u8]) -> Result<Vec<(Section, &[u8])>, ArtifactError>
         let why = "it is not the one that q35c writes for its sections".into();
         return Err(ArtifactError::Header { why });
     }
-    let all = sections
-        .iter()
-        .try_fold(end as u64, |n, s| n.checked_add(s.bytes));
+    let all = sections.iter().try_fold(end as u64, |n, s| n.checked_add(s.bytes));
     let expected = all.unwrap_or(u64::MAX);
     let found = bytes.len() as u64;
     if found < expected {
@@ -144,10 +142,7 @@ fn list(json: &[u8]) -> Result<Vec<Section>, ArtifactError> {
     let format: Format = serde_json::from_str(&about).map_err(wrong)?;
     if format.version != u64::from(VERSION) {
         let found = format.version;
-        return Err(ArtifactError::Version {
-            found,
-            supported: VERSION,
-        });
+        return Err(ArtifactError::Version { found, supported: VERSION });
     }
     let about: About = serde_json::from_str(&about).map_err(wrong)?;
     Ok(about.sections)
@@ -167,10 +162,7 @@ fn quoted(text: &str) -> String {
 }
 
 fn truncated(bytes: &[u8], expected: u64) -> ArtifactError {
-    ArtifactError::Truncated {
-        found: bytes.len() as u64,
-        expected,
-    }
+    ArtifactError::Truncated { found: bytes.len() as u64, expected }
 }
 
 fn damaged(part: &str) -> ArtifactError {

@@ -52,10 +52,7 @@ struct Sections<'a> {
 impl<'a> Sections<'a> {
     fn of(sections: &'a [(Section, &'a [u8])]) -> Self {
         let named = sections.iter().map(|(s, bytes)| (s.name.as_str(), *bytes));
-        Sections {
-            order: named.clone().map(|(name, _)| name).collect(),
-            bytes: named.collect(),
-        }
+        Sections { order: named.clone().map(|(name, _)| name).collect(), bytes: named.collect() }
     }
 
     fn artifact(&self) -> Result<Artifact, ArtifactError> {
@@ -67,10 +64,7 @@ impl<'a> Sections<'a> {
             model: self.json("model")?,
             graphs: self.all("graph.").map(graph).collect::<Result<_, _>>()?,
             manifest: self.json("manifest")?,
-            targets: self
-                .all("target.")
-                .map(|name| self.target(name))
-                .collect::<Result<_, _>>()?,
+            targets: self.all("target.").map(|name| self.target(name)).collect::<Result<_, _>>()?,
         })
     }
 
@@ -96,9 +90,7 @@ impl<'a> Sections<'a> {
 
     /// What follows `prefix` in the names of sections, in the order of the file.
     fn all(&self, prefix: &'static str) -> impl Iterator<Item = &'a str> {
-        self.order
-            .iter()
-            .filter_map(move |n| n.strip_prefix(prefix))
+        self.order.iter().filter_map(move |n| n.strip_prefix(prefix))
     }
 
     fn get(&self, name: &str) -> Result<&'a [u8], ArtifactError> {
@@ -112,10 +104,8 @@ impl<'a> Sections<'a> {
     }
 
     fn json<T: DeserializeOwned>(&self, name: &str) -> Result<T, ArtifactError> {
-        serde_json::from_slice(self.get(name)?).map_err(|why| ArtifactError::Json {
-            name: name.into(),
-            why,
-        })
+        serde_json::from_slice(self.get(name)?)
+            .map_err(|why| ArtifactError::Json { name: name.into(), why })
     }
 }
 
@@ -126,9 +116,8 @@ fn cut(
     kernels: Vec<(String, u64)>,
 ) -> Result<Vec<(String, Vec<u8>)>, ArtifactError> {
     let padded = |bytes: u64| bytes.checked_next_multiple_of(ALIGN as u64);
-    let expected = kernels
-        .iter()
-        .try_fold(0u64, |sum, (_, bytes)| sum.checked_add(padded(*bytes)?));
+    let expected =
+        kernels.iter().try_fold(0u64, |sum, (_, bytes)| sum.checked_add(padded(*bytes)?));
     if expected != Some(code.len() as u64) {
         return Err(ArtifactError::CodeLength {
             name: section.into(),

@@ -7,9 +7,8 @@ use std::path::{Path, PathBuf};
 const DIGITS: std::ops::Range<usize> = 38..38 + 64;
 
 fn error(bytes: &[u8]) -> ArtifactError {
-    Artifact::from_bytes(bytes)
-        .err()
-        .expect("not a sound artifact")
+    let read = Artifact::from_bytes(bytes).map(drop);
+    read.expect_err("not a sound artifact")
 }
 
 /// A file with sound hashes and any sections.
@@ -61,11 +60,7 @@ fn what_is_written_is_read() {
 
 #[test]
 fn the_header_is_what_the_module_says() {
-    let sections = [Section {
-        name: "config".into(),
-        bytes: 2,
-        blake3: "ab".into(),
-    }];
+    let sections = [Section { name: "config".into(), bytes: 2, blake3: "ab".into() }];
     let header = header::write(&sections);
     assert_eq!(header.len() % ALIGN, 0);
     assert_eq!(header[..8], (header.len() as u64 - 8).to_le_bytes());
@@ -77,11 +72,7 @@ fn the_header_is_what_the_module_says() {
         end.trim_end(),
         r#"\",\"version\":1,\"sections\":[{\"name\":\"config\",\"bytes\":2,\"blake3\":\"ab\"}]}"},"config":{"dtype":"U8","shape":[2],"data_offsets":[0,2]}}"#
     );
-    let zeroed = [
-        &header[..8],
-        text.replace(digits, &"0".repeat(64)).as_bytes(),
-    ]
-    .concat();
+    let zeroed = [&header[..8], text.replace(digits, &"0".repeat(64)).as_bytes()].concat();
     assert_eq!(blake3::hash(&zeroed).to_hex().as_str(), digits);
 }
 
@@ -90,15 +81,9 @@ fn the_file_is_safetensors_and_code_is_aligned() {
     let artifact = sample::artifact();
     let bytes = artifact.to_bytes();
     let tensors = safetensors::SafeTensors::deserialize(&bytes).expect("safetensors");
-    assert_eq!(
-        tensors.tensor("config").expect("there").data(),
-        artifact.config.as_bytes()
-    );
+    assert_eq!(tensors.tensor("config").expect("there").data(), artifact.config.as_bytes());
     let code = tensors.tensor("code.cpu.avx2").expect("there").data();
-    assert_eq!(
-        (code.as_ptr() as usize - bytes.as_ptr() as usize) % ALIGN,
-        0
-    );
+    assert_eq!((code.as_ptr() as usize - bytes.as_ptr() as usize) % ALIGN, 0);
     let kernels = &artifact.targets[0].variants[1].kernels;
     assert_eq!(code[..60], kernels[0].1);
     assert_eq!(code[64..64 + 65], kernels[1].1);
@@ -125,12 +110,7 @@ fn sections_are_those_of_the_file() {
     );
     let config = &artifact.sections()[2];
     assert_eq!(config.bytes, artifact.config.len() as u64);
-    assert_eq!(
-        config.blake3,
-        blake3::hash(artifact.config.as_bytes())
-            .to_hex()
-            .to_string()
-    );
+    assert_eq!(config.blake3, blake3::hash(artifact.config.as_bytes()).to_hex().to_string());
 }
 
 #[test]
@@ -154,10 +134,9 @@ fn any_flipped_bit_is_found() {
             bytes[i] ^= 1 << bit;
             let error = error(&bytes);
             let expected = match i {
-                0..8 => matches!(
-                    error,
-                    ArtifactError::Damaged { .. } | ArtifactError::Truncated { .. }
-                ),
+                0..8 => {
+                    matches!(error, ArtifactError::Damaged { .. } | ArtifactError::Truncated { .. })
+                }
                 8..46 => matches!(error, ArtifactError::Foreign { .. }),
                 _ => matches!(error, ArtifactError::Damaged { .. }),
             };
@@ -177,10 +156,7 @@ fn damage_is_named() {
     );
     bytes.push(0);
     let n = bytes.len();
-    assert_eq!(
-        error(&bytes).to_string(),
-        format!("artifact has {n} bytes, expected {}", n - 1)
-    );
+    assert_eq!(error(&bytes).to_string(), format!("artifact has {n} bytes, expected {}", n - 1));
 }
 
 #[test]
@@ -198,11 +174,7 @@ fn other_files_are_not_ours() {
         error(&checkpoint).to_string(),
         "not an artifact of q35c: looks like a safetensors file with something else in it"
     );
-    for other in [
-        &b"\x7fELF\x02\x01\x01\0\0\0\0\0"[..],
-        &[0xff; 300],
-        b"{ \"model_type\": 1 }",
-    ] {
+    for other in [&b"\x7fELF\x02\x01\x01\0\0\0\0\0"[..], &[0xff; 300], b"{ \"model_type\": 1 }"] {
         assert_eq!(
             error(other).to_string(),
             "not an artifact of q35c: neither its format nor its name is there"
@@ -228,18 +200,12 @@ fn with_header(from: &str, to: &str) -> Vec<u8> {
 #[test]
 fn a_later_version_is_named_even_if_nothing_else_can_be_read() {
     let later = with_header(r#"version\":1,\"sections\":["#, r#"version\":2,\"new\":["#);
-    assert_eq!(
-        error(&later).to_string(),
-        "artifact has format version 2, expected 1"
-    );
+    assert_eq!(error(&later).to_string(), "artifact has format version 2, expected 1");
 }
 
 #[test]
 fn a_header_is_believed_only_in_the_form_that_we_write() {
-    assert!(
-        Artifact::from_bytes(&with_header("}", "}")).is_ok(),
-        "no change, no error"
-    );
+    assert!(Artifact::from_bytes(&with_header("}", "}")).is_ok(), "no change, no error");
     for (from, to) in [
         ("data_offsets\":[0,", "data_offsets\":[1,"),
         ("\"shape\":[", "\"shape\":[1,"),
@@ -252,28 +218,15 @@ fn a_header_is_believed_only_in_the_form_that_we_write() {
         ("\\\"sections\\\":", "\\\"sections\\\":1e9,\\\"x\\\":"),
     ] {
         let error = error(&with_header(from, to));
-        assert!(
-            matches!(error, ArtifactError::Header { .. }),
-            "{from} {to}: {error}"
-        );
+        assert!(matches!(error, ArtifactError::Header { .. }), "{from} {to}: {error}");
     }
 }
 
 #[test]
 fn sizes_that_overflow_are_only_a_short_file() {
-    let huge = |name: &str| Section {
-        name: name.into(),
-        bytes: u64::MAX,
-        blake3: String::new(),
-    };
+    let huge = |name: &str| Section { name: name.into(), bytes: u64::MAX, blake3: String::new() };
     let header = header::write(&[huge("a"), huge("b")]);
-    assert!(matches!(
-        error(&header),
-        ArtifactError::Truncated {
-            expected: u64::MAX,
-            ..
-        }
-    ));
+    assert!(matches!(error(&header), ArtifactError::Truncated { expected: u64::MAX, .. }));
 }
 
 #[test]
@@ -283,10 +236,7 @@ fn sections_are_all_there_and_no_others() {
         let mut less = contents.clone();
         let (name, _) = less.remove(i);
         if name.starts_with("graph.") {
-            assert!(
-                Artifact::from_bytes(&file(&less)).is_ok(),
-                "no text is needed to run"
-            );
+            assert!(Artifact::from_bytes(&file(&less)).is_ok(), "no text is needed to run");
             continue;
         }
         let error = error(&file(&less));
@@ -346,17 +296,9 @@ fn tables_that_overflow_are_refused() {
     let most = u64::MAX.to_string();
     let changed = with_section("target.cpu", |b| {
         let text = String::from_utf8(std::mem::take(b)).expect("JSON");
-        *b = text
-            .replace("[\"mix\",65]", &format!("[\"mix\",{most}]"))
-            .into_bytes();
+        *b = text.replace("[\"mix\",65]", &format!("[\"mix\",{most}]")).into_bytes();
     });
-    assert!(matches!(
-        error(&changed),
-        ArtifactError::CodeLength {
-            expected: u64::MAX,
-            ..
-        }
-    ));
+    assert!(matches!(error(&changed), ArtifactError::CodeLength { expected: u64::MAX, .. }));
 }
 
 #[test]
@@ -374,10 +316,7 @@ struct Random(u64);
 
 impl Random {
     fn below(&mut self, n: usize) -> usize {
-        self.0 = self
-            .0
-            .wrapping_mul(6364136223846793005)
-            .wrapping_add(1442695040888963407);
+        self.0 = self.0.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
         ((self.0 >> 33) % n as u64) as usize
     }
 }
@@ -410,20 +349,8 @@ fn mutate(value: &mut serde_json::Value, random: &mut Random) {
     if inside {
         return;
     }
-    let numbers = [
-        0,
-        1,
-        2,
-        3,
-        63,
-        64,
-        65,
-        1 << 20,
-        1 << 28,
-        (1 << 31) - 1,
-        1 << 31,
-        u64::from(u32::MAX),
-    ];
+    let numbers =
+        [0, 1, 2, 3, 63, 64, 65, 1 << 20, 1 << 28, (1 << 31) - 1, 1 << 31, u64::from(u32::MAX)];
     let large = [1 << 32, 1 << 40, 1 << 47, i64::MAX as u64, u64::MAX];
     *value = match (&*value, random.below(8)) {
         (_, 0) => json!(null),
@@ -463,10 +390,7 @@ fn whatever_the_json_says_nothing_overflows_later() {
             }
         }
     }
-    assert!(
-        sound > 100 && refused > 1000,
-        "{sound} sound, {refused} refused"
-    );
+    assert!(sound > 100 && refused > 1000, "{sound} sound, {refused} refused");
 }
 
 /// The arithmetic and the look-ups that a runtime does unchecked; tests run with overflow checks.
@@ -485,10 +409,7 @@ fn use_as_the_runtime_does(artifact: &Artifact) {
                 for launch in &entry.blocks[block as usize].launches {
                     let kernel = &plan.kernels[launch.kernel as usize];
                     assert_eq!(kernel.params.len(), launch.args.len());
-                    assert_eq!(
-                        target.variants[0].kernels[launch.kernel as usize].0,
-                        kernel.name
-                    );
+                    assert_eq!(target.variants[0].kernels[launch.kernel as usize].0, kernel.name);
                 }
             }
         }
@@ -528,10 +449,7 @@ fn where_nothing_can_be_written_nothing_is_left() {
     let missing = folder.0.join("missing/model.bin");
     let said = write(&missing).to_string();
     assert!(
-        said.starts_with(&format!(
-            "cannot write `{}`: No such file",
-            missing.display()
-        )),
+        said.starts_with(&format!("cannot write `{}`: No such file", missing.display())),
         "{said}"
     );
     assert!(matches!(write(&folder.0), ArtifactError::Write { .. }));
@@ -545,10 +463,7 @@ fn a_file_that_is_none_of_ours_is_not_read_to_its_end() {
     // Larger than memory, but for the start it takes no space.
     let file = fs::File::create(&path).expect("writable");
     file.set_len(1 << 42).expect("a sparse file");
-    assert!(matches!(
-        Artifact::read_file(&path),
-        Err(ArtifactError::Foreign { .. })
-    ));
+    assert!(matches!(Artifact::read_file(&path), Err(ArtifactError::Foreign { .. })));
     assert!(matches!(
         Artifact::read_file(&folder.0.join("nothing")),
         Err(ArtifactError::Read { .. })
@@ -562,14 +477,8 @@ mod linux {
     #[test]
     fn a_full_disk_is_an_error() {
         let full = Path::new("/dev/full");
-        let said = sample::artifact()
-            .write_file(full)
-            .expect_err("full")
-            .to_string();
-        assert!(
-            said.starts_with("cannot write `/dev/full`: No space left"),
-            "{said}"
-        );
+        let said = sample::artifact().write_file(full).expect_err("full").to_string();
+        assert!(said.starts_with("cannot write `/dev/full`: No space left"), "{said}");
         let kind = fs::metadata(full).expect("still there").file_type();
         assert!(!kind.is_file(), "the device was written to, not replaced");
     }
@@ -584,11 +493,7 @@ mod linux {
         let status = std::process::Command::new("sh")
             .args(["-c", "trap '' XFSZ; ulimit -f 2; exec \"$0\" \"$@\""])
             .arg(test)
-            .args([
-                "--exact",
-                "container::tests::linux::write_to_the_path_given",
-                "--ignored",
-            ])
+            .args(["--exact", "container::tests::linux::write_to_the_path_given", "--ignored"])
             .env("Q35_TEST_PATH", &path)
             .stdout(std::process::Stdio::null())
             .status()
@@ -602,9 +507,7 @@ mod linux {
     #[ignore = "run by the test above, in a process whose files cannot grow"]
     fn write_to_the_path_given() {
         let path = std::env::var_os("Q35_TEST_PATH").expect("run by the test above");
-        let error = sample::artifact()
-            .write_file(Path::new(&path))
-            .expect_err("too large");
+        let error = sample::artifact().write_file(Path::new(&path)).expect_err("too large");
         assert!(error.to_string().contains("File too large"), "{error}");
     }
 

@@ -38,11 +38,7 @@ impl<'a> Args<'a> {
         fits: bool,
         expected: impl FnOnce() -> String,
     ) -> Result<(), TypeError> {
-        if fits {
-            Ok(())
-        } else {
-            Err(self.mismatch(i, expected()))
-        }
+        if fits { Ok(()) } else { Err(self.mismatch(i, expected())) }
     }
 
     pub fn attribute(
@@ -56,12 +52,7 @@ impl<'a> Args<'a> {
             return Ok(());
         }
         let (found, expected) = (found.to_string(), expected.to_string());
-        Err(TypeError::Attribute {
-            op: self.op.name(),
-            attribute,
-            found,
-            expected,
-        })
+        Err(TypeError::Attribute { op: self.op.name(), attribute, found, expected })
     }
 
     pub fn float(&self, i: usize) -> Result<(), TypeError> {
@@ -71,11 +62,7 @@ impl<'a> Args<'a> {
     /// The last axis of a float operand.
     pub fn last(&self, i: usize) -> Result<Dim, TypeError> {
         self.float(i)?;
-        self.types[i]
-            .shape
-            .last()
-            .copied()
-            .ok_or_else(|| self.mismatch(i, "at least one axis"))
+        self.types[i].shape.last().copied().ok_or_else(|| self.mismatch(i, "at least one axis"))
     }
 
     /// The leading axes and the fixed last one of an operand, float or not.
@@ -102,8 +89,7 @@ impl<'a> Args<'a> {
 
     /// The size of an axis of operand `i` that must not depend on the step.
     pub fn fixed(&self, i: usize, axis: Dim) -> Result<u32, TypeError> {
-        axis.fixed()
-            .ok_or_else(|| self.mismatch(i, "axes of fixed size after the first"))
+        axis.fixed().ok_or_else(|| self.mismatch(i, "axes of fixed size after the first"))
     }
 
     /// That operand `i` is floats of that shape.
@@ -123,9 +109,7 @@ impl<'a> Args<'a> {
         let k = self.last(x)?;
         let name = self.op.operands()[x];
         let [n, k2] = self.floats(weight, "a float [n, k]")?;
-        self.expect(weight, k == k2, || {
-            format!("[n, {k}] to match `{name}` {}", self.types[x])
-        })?;
+        self.expect(weight, k == k2, || format!("[n, {k}] to match `{name}` {}", self.types[x]))?;
         let lead = &self.types[x].shape[..self.types[x].shape.len() - 1];
         Ok(lead.iter().copied().chain([n]).collect())
     }
@@ -142,9 +126,7 @@ impl<'a> Args<'a> {
         let [t2, two, n] = self.floats(i, "a float [T, 2, n]")?;
         let n = self.fixed(i, n)?;
         let fits = t == t2 && two == Dim::Fixed(2) && 2 * u64::from(n) <= u64::from(width);
-        self.expect(i, fits, || {
-            format!("[{t}, 2, n] with n at most {}", width / 2)
-        })
+        self.expect(i, fits, || format!("[{t}, 2, n] with n at most {}", width / 2))
     }
 
     pub fn float_attribute(&self, name: &'static str, dtype: DType) -> Result<(), TypeError> {
@@ -152,12 +134,7 @@ impl<'a> Args<'a> {
     }
 
     pub fn eps(&self, eps: f32) -> Result<(), TypeError> {
-        self.attribute(
-            "eps",
-            eps,
-            eps.is_finite() && eps >= 0.0,
-            "a finite number from 0 on",
-        )
+        self.attribute("eps", eps, eps.is_finite() && eps >= 0.0, "a finite number from 0 on")
     }
 
     pub fn scale(&self, scale: f32) -> Result<(), TypeError> {
@@ -172,12 +149,7 @@ impl<'a> Args<'a> {
     ) -> Result<(), TypeError> {
         self.attribute(few_name, few, few > 0, "at least 1")?;
         let fits = many > 0 && many.is_multiple_of(few);
-        self.attribute(
-            many_name,
-            many,
-            fits,
-            format!("a multiple of `{few_name}`, {few}"),
-        )
+        self.attribute(many_name, many, fits, format!("a multiple of `{few_name}`, {few}"))
     }
 
     /// That the `len` columns or rows from attribute `start` on lie within `total`.
@@ -188,15 +160,8 @@ impl<'a> Args<'a> {
         len: u64,
         total: u32,
     ) -> Result<(), TypeError> {
-        let fits = u64::from(start)
-            .checked_add(len)
-            .is_some_and(|end| end <= u64::from(total));
-        self.attribute(
-            name,
-            start,
-            fits,
-            format!("{len} from there on within {total}"),
-        )
+        let fits = u64::from(start).checked_add(len).is_some_and(|end| end <= u64::from(total));
+        self.attribute(name, start, fits, format!("{len} from there on within {total}"))
     }
 }
 

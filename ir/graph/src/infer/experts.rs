@@ -14,12 +14,7 @@ pub(crate) fn top_k(op: &Op, types: &[&Type]) -> Inferred {
     let [t, columns] = a.floats(0, "a float [T, experts]")?;
     let columns = a.fixed(0, columns)?;
     let fits = (1..=columns).contains(&experts);
-    a.attribute(
-        "experts",
-        experts,
-        fits,
-        format!("1 to {columns}, the columns of `logits`"),
-    )?;
+    a.attribute("experts", experts, fits, format!("1 to {columns}, the columns of `logits`"))?;
     let fits = (1..=experts).contains(&k);
     a.attribute("k", k, fits, format!("1 to {experts}, the experts"))?;
     Ok(Type::new(DType::I32, [t, Dim::Fixed(k)]))
@@ -30,9 +25,7 @@ pub(crate) fn route_weights(op: &Op, types: &[&Type]) -> Inferred {
     let a = Args { op, types };
     let [t, _] = a.floats(0, "a float [T, experts]")?;
     let [t2, k] = a.ints(1, "i32[T, k]")?;
-    a.expect(1, t == t2, || {
-        format!("i32[{t}, k] to match `logits` {}", types[0])
-    })?;
+    a.expect(1, t == t2, || format!("i32[{t}, k] to match `logits` {}", types[0]))?;
     Ok(Type::new(DType::F32, [t, k]))
 }
 
@@ -64,12 +57,7 @@ pub(crate) fn expert_groups(op: &Op, types: &[&Type]) -> Inferred {
     let k = a.fixed(0, k)?;
     let groups = groups(k, experts);
     let fits = experts > 0 && k <= experts && groups.is_some();
-    a.attribute(
-        "experts",
-        experts,
-        fits,
-        format!("{} to {}", k.max(1), i32::MAX / 2),
-    )?;
+    a.attribute("experts", experts, fits, format!("{} to {}", k.max(1), i32::MAX / 2))?;
     Ok(Type::new(DType::I32, groups))
 }
 
@@ -81,10 +69,7 @@ pub(crate) fn expert_swiglu(op: &Op, types: &[&Type]) -> Inferred {
     let [experts, rows] = expert_weight(&a, c)?;
     gate_over_up(&a, width, up, a.fixed(1, rows)?)?;
     expect_groups(&a, Dim::Fixed(k), experts)?;
-    Ok(Type::new(
-        types[0].dtype,
-        [t, Dim::Fixed(k), Dim::Fixed(width)],
-    ))
+    Ok(Type::new(types[0].dtype, [t, Dim::Fixed(k), Dim::Fixed(width)]))
 }
 
 /// `x: [T, k, c]` and `weight: [experts, n, c]` give `[T, k, n]`.
@@ -102,9 +87,7 @@ pub(crate) fn expert_combine(op: &Op, types: &[&Type]) -> Inferred {
     let a = Args { op, types };
     let [t, k, n] = a.floats(0, "a float [T, k, n]")?;
     let [t2, columns] = a.floats(1, "a float [T, columns]")?;
-    a.expect(1, t == t2, || {
-        format!("[{t}, columns] to match `x` {}", types[0])
-    })?;
+    a.expect(1, t == t2, || format!("[{t}, columns] to match `x` {}", types[0]))?;
     a.range("gate", gate, 1, a.fixed(1, columns)?)?;
     a.matches_ints(2, &[t, k])?;
     a.matches(3, &[t, n])?;
@@ -115,18 +98,13 @@ pub(crate) fn expert_combine(op: &Op, types: &[&Type]) -> Inferred {
 /// Experts and rows of operand 1, whose columns must be `c`.
 fn expert_weight(a: &Args<'_>, c: Dim) -> Result<[Dim; 2], TypeError> {
     let [experts, n, c2] = a.floats(1, "a float [experts, n, c]")?;
-    a.expect(1, c == c2, || {
-        format!("[experts, n, {c}] to match `x` {}", a.types[0])
-    })?;
+    a.expect(1, c == c2, || format!("[experts, n, {c}] to match `x` {}", a.types[0]))?;
     Ok([experts, n])
 }
 
 /// That operand 2 groups `k` of so many experts for each token.
 fn expect_groups(a: &Args<'_>, k: Dim, experts: Dim) -> Result<(), TypeError> {
-    let words = k
-        .fixed()
-        .zip(experts.fixed())
-        .and_then(|(k, experts)| groups(k, experts));
+    let words = k.fixed().zip(experts.fixed()).and_then(|(k, experts)| groups(k, experts));
     let words = words.ok_or_else(|| a.mismatch(1, "fixed experts"))?;
     a.matches_ints(2, &[words])
 }

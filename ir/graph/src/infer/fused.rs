@@ -11,10 +11,7 @@ pub(crate) fn norm_matmul(op: &Op, types: &[&Type]) -> Inferred {
     let a = Args { op, types };
     a.norm(0, 1, eps)?;
     a.float_attribute("dtype", dtype)?;
-    Ok(Type {
-        dtype,
-        shape: a.product(0, 2)?,
-    })
+    Ok(Type { dtype, shape: a.product(0, 2)? })
 }
 
 /// What `residual` is.
@@ -45,10 +42,7 @@ fn swiglu_shape(a: &Args<'_>, weight: usize, width: u32, up: u32) -> Inferred {
     let rows = a.fixed(weight, last)?;
     gate_over_up(a, width, up, rows)?;
     shape.push(Dim::Fixed(width));
-    Ok(Type {
-        dtype: a.types[0].dtype,
-        shape,
-    })
+    Ok(Type { dtype: a.types[0].dtype, shape })
 }
 
 /// That rows `0..width` and `up..up + width` are two parts of a weight of `rows` rows.
@@ -60,24 +54,12 @@ pub(super) fn gate_over_up(a: &Args<'_>, width: u32, up: u32, rows: u32) -> Resu
 
 /// `x: [T, columns]` gives `[T, 2·nk·dk + nv·dv]`.
 pub(crate) fn delta_conv(op: &Op, types: &[&Type]) -> Inferred {
-    attributes!(
-        op,
-        Op::DeltaConv {
-            nk,
-            dk,
-            nv,
-            dv,
-            eps,
-            scale
-        }
-    );
+    attributes!(op, Op::DeltaConv { nk, dk, nv, dv, eps, scale });
     let a = Args { op, types };
     let channels = delta_channels(&a, nk, dk, nv, dv)?;
     let [t, columns] = a.floats(0, "a float [T, columns]")?;
     let enough = a.fixed(0, columns)? >= channels;
-    a.expect(0, enough, || {
-        format!("[{t}, {channels} or more] to hold q, k and v")
-    })?;
+    a.expect(0, enough, || format!("[{t}, {channels} or more] to hold q, k and v"))?;
     let [c, taps] = a.floats(1, "a float [channels, taps]")?;
     let fits = c == Dim::Fixed(channels) && taps.fixed().is_some_and(|n| n > 0);
     a.expect(1, fits, || format!("[{channels}, taps]"))?;
@@ -88,19 +70,7 @@ pub(crate) fn delta_conv(op: &Op, types: &[&Type]) -> Inferred {
 
 /// `qkv: [T, 2·nk·dk + nv·dv]` and `x: [T, columns]` give `[T, nv·dv]`.
 pub(crate) fn delta_rule(op: &Op, types: &[&Type]) -> Inferred {
-    attributes!(
-        op,
-        Op::DeltaRule {
-            nk,
-            dk,
-            nv,
-            dv,
-            z,
-            b,
-            a,
-            eps
-        }
-    );
+    attributes!(op, Op::DeltaRule { nk, dk, nv, dv, z, b, a, eps });
     let args = Args { op, types };
     let channels = delta_channels(&args, nk, dk, nv, dv)?;
     let [t, columns] = args.floats(1, "a float [T, columns]")?;
@@ -123,9 +93,7 @@ fn delta_channels(a: &Args<'_>, nk: u32, dk: u32, nv: u32, dv: u32) -> Result<u3
     a.attribute("dk", dk, dk > 0, "at least 1")?;
     a.attribute("dv", dv, dv > 0, "at least 1")?;
     let product = |m: u32, n: u32| u64::from(m).saturating_mul(u64::from(n));
-    let channels = product(nk, dk)
-        .saturating_mul(2)
-        .saturating_add(product(nv, dv));
+    let channels = product(nk, dk).saturating_mul(2).saturating_add(product(nv, dv));
     let fits = u32::try_from(channels);
     a.attribute("dv", dv, fits.is_ok(), "2·nk·dk + nv·dv below 2^32")?;
     Ok(fits.unwrap_or(u32::MAX))
@@ -133,18 +101,7 @@ fn delta_channels(a: &Args<'_>, nk: u32, dk: u32, nv: u32, dv: u32) -> Result<u3
 
 /// `x: [T, columns]` gives `[T, heads · width]`.
 pub(crate) fn qk_rope(op: &Op, types: &[&Type]) -> Inferred {
-    attributes!(
-        op,
-        Op::QkRope {
-            heads,
-            kv_heads,
-            width,
-            q,
-            k,
-            v,
-            eps
-        }
-    );
+    attributes!(op, Op::QkRope { heads, kv_heads, width, q, k, v, eps });
     let a = Args { op, types };
     let [t, columns] = a.floats(0, "a float [T, columns]")?;
     let columns = a.fixed(0, columns)?;
@@ -161,16 +118,7 @@ pub(crate) fn qk_rope(op: &Op, types: &[&Type]) -> Inferred {
 
 /// What must hold besides the result being what `q` is.
 pub(super) fn gated_attention(a: &Args<'_>) -> Result<(), TypeError> {
-    attributes!(
-        a.op,
-        Op::GatedAttention {
-            heads,
-            kv_heads,
-            width,
-            gate,
-            scale
-        }
-    );
+    attributes!(a.op, Op::GatedAttention { heads, kv_heads, width, gate, scale });
     let [t, columns] = a.floats(1, "a float [T, columns]")?;
     let columns = a.fixed(1, columns)?;
     let (queries, _) = attention_columns(a, heads, kv_heads, width)?;
@@ -189,11 +137,6 @@ fn attention_columns(
 ) -> Result<(u32, u32), TypeError> {
     a.ratio(("heads", heads), ("kv_heads", kv_heads))?;
     let queries = heads.checked_mul(width).filter(|&n| n > 0);
-    a.attribute(
-        "width",
-        width,
-        queries.is_some(),
-        "1 or more, heads · width below 2^32",
-    )?;
+    a.attribute("width", width, queries.is_some(), "1 or more, heads · width below 2^32")?;
     Ok((queries.unwrap_or(u32::MAX), kv_heads * width))
 }

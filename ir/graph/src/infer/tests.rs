@@ -28,10 +28,7 @@ fn result(op: Op, operands: &[Type]) -> String {
 fn a_matmul_replaces_the_last_axis_and_says_what_would_have_fitted() {
     let op = Op::MatMul { dtype: F32 };
     let x = rows(Bf16, 64);
-    assert_eq!(
-        result(op, &[x.clone(), fixed(Bf16, [192, 64])]),
-        "f32[T, 192]"
-    );
+    assert_eq!(result(op, &[x.clone(), fixed(Bf16, [192, 64])]), "f32[T, 192]");
     assert_eq!(
         result(op, &[x.clone(), fixed(Bf16, [192, 32])]),
         "`matmul`: `weight` is bf16[192, 32], expected [n, 64] to match `x` bf16[T, 64]"
@@ -47,26 +44,14 @@ fn a_slice_stays_within_the_last_axis() {
         result(Op::Slice { start: 17, len: 48 }, &x),
         "`slice`: attribute `start` is 17, expected 48 from there on within 64"
     );
-    assert!(
-        result(
-            Op::Slice {
-                start: u32::MAX,
-                len: u32::MAX
-            },
-            &x
-        )
-        .contains("`start`")
-    );
+    assert!(result(Op::Slice { start: u32::MAX, len: u32::MAX }, &x).contains("`start`"));
     assert!(result(Op::Slice { start: 0, len: 0 }, &x).contains("`len` is 0"));
 }
 
 #[test]
 fn split_and_join_undo_each_other() {
     let x = rows(Bf16, 60);
-    assert_eq!(
-        result(Op::Split { heads: 3 }, std::slice::from_ref(&x)),
-        "bf16[T, 3, 20]"
-    );
+    assert_eq!(result(Op::Split { heads: 3 }, std::slice::from_ref(&x)), "bf16[T, 3, 20]");
     let split = ty(Bf16, [T, Dim::Fixed(3), Dim::Fixed(20)]);
     assert_eq!(result(Op::Join {}, &[split]), "bf16[T, 60]");
     assert_eq!(
@@ -81,14 +66,8 @@ fn split_and_join_undo_each_other() {
 fn broadcasting_repeats_missing_axes_and_axes_of_one() {
     let heads = ty(F32, [T, Dim::Fixed(4), Dim::Fixed(8)]);
     let one = ty(F32, [T, Dim::Fixed(1)]);
-    assert_eq!(
-        result(Op::Mul {}, &[heads.clone(), fixed(Bf16, [8])]),
-        "f32[T, 4, 8]"
-    );
-    assert_eq!(
-        result(Op::Mul {}, &[one.clone(), rows(Bf16, 8)]),
-        "f32[T, 8]"
-    );
+    assert_eq!(result(Op::Mul {}, &[heads.clone(), fixed(Bf16, [8])]), "f32[T, 4, 8]");
+    assert_eq!(result(Op::Mul {}, &[one.clone(), rows(Bf16, 8)]), "f32[T, 8]");
     assert_eq!(result(Op::Add {}, &[rows(Bf16, 8), one]), "bf16[T, 8]");
     assert_eq!(
         result(Op::Add {}, &[heads, fixed(Bf16, [4])]),
@@ -98,15 +77,9 @@ fn broadcasting_repeats_missing_axes_and_axes_of_one() {
 
 #[test]
 fn attention_shares_kv_heads_evenly() {
-    let op = Op::Attention {
-        scale: 0.25,
-        state: StateId(0),
-    };
+    let op = Op::Attention { scale: 0.25, state: StateId(0) };
     let heads = |n| ty(Bf16, [T, Dim::Fixed(n), Dim::Fixed(16)]);
-    assert_eq!(
-        result(op, &[heads(6), heads(2), heads(2)]),
-        "bf16[T, 6, 16]"
-    );
+    assert_eq!(result(op, &[heads(6), heads(2), heads(2)]), "bf16[T, 6, 16]");
     assert_eq!(
         result(op, &[heads(6), heads(4), heads(4)]),
         "`attention`: `k` is bf16[T, 4, 16], expected a number of heads that divides the 6 of `q`"
@@ -119,10 +92,7 @@ fn routing_chooses_among_the_experts_there_are() {
     let logits = rows(F32, 10);
     let top = |experts, k| result(Op::TopK { experts, k }, std::slice::from_ref(&logits));
     assert_eq!(top(8, 3), "i32[T, 3]");
-    assert_eq!(
-        top(8, 9),
-        "`top_k`: attribute `k` is 9, expected 1 to 8, the experts"
-    );
+    assert_eq!(top(8, 9), "`top_k`: attribute `k` is 9, expected 1 to 8, the experts");
     assert!(top(11, 3).contains("`experts` is 11, expected 1 to 10"));
 
     let ids = rows(I32, 3);
@@ -137,65 +107,29 @@ fn experts_take_words_that_group_their_tokens() {
     let x = rows(Bf16, 32);
     let weight = fixed(Bf16, [8, 40, 32]);
     let groups = ty(I32, [Dim::PerToken { times: 2, plus: 18 }]);
-    let op = Op::ExpertSwiGlu {
-        k: 2,
-        width: 20,
-        up: 20,
-    };
-    assert_eq!(
-        result(op, &[x.clone(), weight.clone(), groups.clone()]),
-        "bf16[T, 2, 20]"
-    );
-    let op = Op::ExpertSwiGlu {
-        k: 3,
-        width: 20,
-        up: 20,
-    };
+    let op = Op::ExpertSwiGlu { k: 2, width: 20, up: 20 };
+    assert_eq!(result(op, &[x.clone(), weight.clone(), groups.clone()]), "bf16[T, 2, 20]");
+    let op = Op::ExpertSwiGlu { k: 3, width: 20, up: 20 };
     assert_eq!(
         result(op, &[x.clone(), weight.clone(), groups.clone()]),
         "`expert_swiglu`: `groups` is i32[2T+18], expected i32[3T+18]"
     );
-    let op = Op::ExpertSwiGlu {
-        k: 2,
-        width: 21,
-        up: 21,
-    };
+    let op = Op::ExpertSwiGlu { k: 2, width: 21, up: 21 };
     assert!(result(op, &[x, weight, groups]).contains("expected 21 from there on within 40"));
 }
 
 #[test]
 fn fused_delta_ops_find_their_columns() {
     let (nk, dk, nv, dv) = (2, 8, 4, 6);
-    let conv = Op::DeltaConv {
-        nk,
-        dk,
-        nv,
-        dv,
-        eps: 1e-6,
-        scale: 0.5,
-        state: StateId(0),
-    };
+    let conv = Op::DeltaConv { nk, dk, nv, dv, eps: 1e-6, scale: 0.5, state: StateId(0) };
     let x = rows(Bf16, 96);
-    assert_eq!(
-        result(conv, &[x.clone(), fixed(Bf16, [56, 4])]),
-        "bf16[T, 56]"
-    );
+    assert_eq!(result(conv, &[x.clone(), fixed(Bf16, [56, 4])]), "bf16[T, 56]");
     assert!(result(conv, &[rows(Bf16, 55), fixed(Bf16, [56, 4])]).contains("[T, 56 or more]"));
 
     let gates = [fixed(F32, [4]), fixed(F32, [4]), fixed(F32, [6])];
     let rule = |z, b| {
         let state = StateId(1);
-        let op = Op::DeltaRule {
-            nk,
-            dk,
-            nv,
-            dv,
-            z,
-            b,
-            a: 92,
-            eps: 1e-6,
-            state,
-        };
+        let op = Op::DeltaRule { nk, dk, nv, dv, z, b, a: 92, eps: 1e-6, state };
         let [decay, dt_bias, norm] = gates.clone();
         result(op, &[rows(Bf16, 56), x.clone(), decay, dt_bias, norm])
     };
@@ -214,26 +148,8 @@ fn rules_are_total_at_the_edges() {
             for d in sizes {
                 let state = StateId(0);
                 let ops = [
-                    Op::DeltaConv {
-                        nk,
-                        dk: d,
-                        nv,
-                        dv: d,
-                        eps: 0.0,
-                        scale: 1.0,
-                        state,
-                    },
-                    Op::DeltaRule {
-                        nk,
-                        dk: d,
-                        nv,
-                        dv: d,
-                        z: nk,
-                        b: d,
-                        a: nv,
-                        eps: 0.0,
-                        state,
-                    },
+                    Op::DeltaConv { nk, dk: d, nv, dv: d, eps: 0.0, scale: 1.0, state },
+                    Op::DeltaRule { nk, dk: d, nv, dv: d, z: nk, b: d, a: nv, eps: 0.0, state },
                     Op::QkRope {
                         heads: nv,
                         kv_heads: nk,
@@ -253,11 +169,7 @@ fn rules_are_total_at_the_edges() {
                         state,
                     },
                     Op::SwiGlu { width: nk, up: nv },
-                    Op::ExpertSwiGlu {
-                        k: nk,
-                        width: nv,
-                        up: d,
-                    },
+                    Op::ExpertSwiGlu { k: nk, width: nv, up: d },
                     Op::ExpertGroups { experts: nk },
                 ];
                 for op in ops {

@@ -40,12 +40,7 @@ fn body(graph: &Graph) -> String {
 fn stacked(name: &str, parts: &[&Weight]) -> Weight {
     let recipe = parts.iter().flat_map(|w| w.recipes[0].clone()).collect();
     let rows = parts.iter().map(|w| w.rows).sum();
-    Weight {
-        name: name.into(),
-        rows,
-        recipes: vec![recipe],
-        ..parts[0].clone()
-    }
+    Weight { name: name.into(), rows, recipes: vec![recipe], ..parts[0].clone() }
 }
 
 /// `mul(silu(matmul(x, gate)), matmul(x, up))  ═▶  swiglu(x, gate over up)`
@@ -58,20 +53,12 @@ fn swiglu(g: &Rewriter<'_>, root: Value) -> Option<Rewrite> {
     let (Op::MatMul { .. }, &[x2, up]) = g.at(lifted) else {
         return None;
     };
-    let private = [activated, gated, lifted]
-        .into_iter()
-        .all(|v| g.used_once(v));
+    let private = [activated, gated, lifted].into_iter().all(|v| g.used_once(v));
     let (gate, up) = (g.weight(gate)?, g.weight(up)?);
     (x == x2 && private).then(|| {
         let mut new = g.draft();
         let weight = new.add_weight(stacked("gate_up", &[gate, up]));
-        new.push(
-            Op::SwiGlu {
-                width: gate.rows,
-                up: gate.rows,
-            },
-            [x, weight],
-        );
+        new.push(Op::SwiGlu { width: gate.rows, up: gate.rows }, [x, weight]);
         new
     })
 }
@@ -81,19 +68,11 @@ fn merge(g: &Rewriter<'_>, root: Value) -> Option<Rewrite> {
     let (op @ Op::MatMul { .. }, &[x, _]) = g.at(root) else {
         return None;
     };
-    let siblings: Vec<Value> = g
-        .users(x)
-        .iter()
-        .copied()
-        .filter(|&v| g.at(v).0 == op)
-        .collect();
+    let siblings: Vec<Value> = g.users(x).iter().copied().filter(|&v| g.at(v).0 == op).collect();
     if siblings.len() < 2 {
         return None;
     }
-    let weights = siblings
-        .iter()
-        .map(|&v| g.weight(g.at(v).1[1]))
-        .collect::<Option<Vec<_>>>()?;
+    let weights = siblings.iter().map(|&v| g.weight(g.at(v).1[1])).collect::<Option<Vec<_>>>()?;
     let mut new = g.draft();
     let weight = new.add_weight(stacked("merged", &weights));
     let product = new.push(op, [x, weight]);
@@ -174,7 +153,7 @@ block mixer
 w0: f32[64, 4] rows "conv"
   recipe
     rows "conv" [64, 4] {first: 0, rows: 64, per_expert: 0, transform: none}
-s0: conv {taps: 7, channels: 1}
+s0: delta {heads: 1, dk: 2, dv: 2}
 s1: conv {taps: 4, channels: 64}
 %0: f32[T, 64] = input {port: hidden}
 %1: f32[64, 4] = weight {id: w0}

@@ -27,11 +27,7 @@ impl<'a> Cursor<'a> {
     }
 
     pub fn end(&self) -> Result<(), Problem> {
-        if self.at_end() {
-            Ok(())
-        } else {
-            Err(self.expected("the end of the line"))
-        }
+        if self.at_end() { Ok(()) } else { Err(self.expected("the end of the line")) }
     }
 
     pub fn eat(&mut self, mark: char) -> bool {
@@ -41,11 +37,7 @@ impl<'a> Cursor<'a> {
     }
 
     pub fn mark(&mut self, mark: char, expected: &'static str) -> Result<(), Problem> {
-        if self.eat(mark) {
-            Ok(())
-        } else {
-            Err(self.expected(expected))
-        }
+        if self.eat(mark) { Ok(()) } else { Err(self.expected(expected)) }
     }
 
     /// Letters, digits and the signs that names and numbers hold.
@@ -62,15 +54,12 @@ impl<'a> Cursor<'a> {
 
     pub fn parse<T: FromStr>(&mut self, expected: &'static str) -> Result<T, Problem> {
         let before = self.rest;
-        self.parse_word(expected)
-            .inspect_err(|_| self.rest = before)
+        self.parse_word(expected).inspect_err(|_| self.rest = before)
     }
 
     fn parse_word<T: FromStr>(&mut self, expected: &'static str) -> Result<T, Problem> {
         let at = Cursor { rest: self.rest };
-        self.word(expected)?
-            .parse()
-            .map_err(|_| at.expected(expected))
+        self.word(expected)?.parse().map_err(|_| at.expected(expected))
     }
 
     /// A word of a table.
@@ -81,21 +70,14 @@ impl<'a> Cursor<'a> {
     ) -> Result<T, Problem> {
         let at = Cursor { rest: self.rest };
         let word = self.word(expected)?;
-        let known = names
-            .iter()
-            .find(|(_, name)| *name == word)
-            .map(|(value, _)| *value);
+        let known = names.iter().find(|(_, name)| *name == word).map(|(value, _)| *value);
         known.ok_or_else(|| at.expected(expected))
     }
 
     /// A quoted string, escaped as Rust prints it.
     pub fn string(&mut self) -> Result<String, Problem> {
         let wrong = self.expected("a string in quotes");
-        let rest = self
-            .rest
-            .trim_start()
-            .strip_prefix('"')
-            .ok_or_else(|| wrong.clone())?;
+        let rest = self.rest.trim_start().strip_prefix('"').ok_or_else(|| wrong.clone())?;
         let mut text = String::new();
         let mut chars = rest.char_indices();
         while let Some((i, c)) = chars.next() {
@@ -112,9 +94,8 @@ impl<'a> Cursor<'a> {
                         't' => '\t',
                         '0' => '\0',
                         'u' => {
-                            let code = rest[i + 2..]
-                                .strip_prefix('{')
-                                .and_then(|r| r.split_once('}'));
+                            let code =
+                                rest[i + 2..].strip_prefix('{').and_then(|r| r.split_once('}'));
                             let (digits, _) = code.ok_or_else(|| wrong.clone())?;
                             chars.by_ref().take_while(|&(_, c)| c != '}').for_each(drop);
                             let code = u32::from_str_radix(digits, 16).ok();

@@ -11,14 +11,8 @@ use std::collections::BTreeMap;
 use std::fmt::Display;
 use std::str::FromStr;
 
-const PORTS: [Port; 6] = [
-    Port::Ids,
-    Port::Positions,
-    Port::Rows,
-    Port::Hidden,
-    Port::Rope,
-    Port::Logits,
-];
+const PORTS: [Port; 6] =
+    [Port::Ids, Port::Positions, Port::Rows, Port::Hidden, Port::Rope, Port::Logits];
 
 /// Text that is no graph, and where.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -33,10 +27,7 @@ pub struct ParseError {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Problem {
     #[error("found {found}, expected {expected}")]
-    Expected {
-        expected: &'static str,
-        found: String,
-    },
+    Expected { expected: &'static str, found: String },
 
     /// What [`Op::parse`] found, or an attribute that is none or stands twice.
     #[error("{0}")]
@@ -69,14 +60,8 @@ struct Reader<'a> {
 
 impl<'a> Reader<'a> {
     fn new(file: &'a str, text: &'a str) -> Self {
-        let lines = (1..)
-            .zip(text.lines())
-            .filter(|(_, line)| !line.trim().is_empty());
-        Reader {
-            file,
-            lines: lines.collect(),
-            at: 0,
-        }
+        let lines = (1..).zip(text.lines()).filter(|(_, line)| !line.trim().is_empty());
+        Reader { file, lines: lines.collect(), at: 0 }
     }
 
     fn graph(mut self) -> Result<Graph, ParseError> {
@@ -89,16 +74,8 @@ impl<'a> Reader<'a> {
     }
 
     fn error(&self, problem: Problem) -> ParseError {
-        let line = self
-            .lines
-            .get(self.at)
-            .or(self.lines.last())
-            .map_or(1, |(n, _)| *n);
-        ParseError {
-            file: self.file.into(),
-            line,
-            problem,
-        }
+        let line = self.lines.get(self.at).or(self.lines.last()).map_or(1, |(n, _)| *n);
+        ParseError { file: self.file.into(), line, problem }
     }
 
     /// The current line, if it begins with `word`, after that word.
@@ -114,16 +91,13 @@ impl<'a> Reader<'a> {
     fn end(&self) -> Result<(), Problem> {
         match self.lines.get(self.at) {
             None => Ok(()),
-            Some(_) => Err(self
-                .cursor()
-                .expected("a weight, a state, a node or the end")),
+            Some(_) => Err(self.cursor().expected("a weight, a state, a node or the end")),
         }
     }
 
     fn whole_program(&mut self) -> Result<Program, Problem> {
-        let mut line = self
-            .keyword("program")
-            .ok_or_else(|| self.cursor().expected("`program`"))?;
+        let mut line =
+            self.keyword("program").ok_or_else(|| self.cursor().expected("`program`"))?;
         let entries = [Entry::Prefill, Entry::Decode, Entry::Head].map(|e| (e, e.name()));
         let entry = line.name(&entries, "`prefill`, `decode` or `head`")?;
         line.end()?;
@@ -157,17 +131,11 @@ impl<'a> Reader<'a> {
             };
             sequence.push((i, layer));
         }
-        Ok(Program {
-            entry,
-            blocks,
-            sequence,
-        })
+        Ok(Program { entry, blocks, sequence })
     }
 
     fn block(&mut self) -> Result<Graph, Problem> {
-        let mut line = self
-            .keyword("block")
-            .ok_or_else(|| self.cursor().expected("`block`"))?;
+        let mut line = self.keyword("block").ok_or_else(|| self.cursor().expected("`block`"))?;
         let mut graph = Graph::new(line.word("a name")?);
         line.end()?;
         self.at += 1;
@@ -198,9 +166,7 @@ impl<'a> Reader<'a> {
                     self.at += 1;
                 }
                 _ => {
-                    return Err(self
-                        .cursor()
-                        .expected("a weight, a state, a node or `return`"));
+                    return Err(self.cursor().expected("a weight, a state, a node or `return`"));
                 }
             }
         }
@@ -231,14 +197,7 @@ impl<'a> Reader<'a> {
 
 fn in_order(found: &str, expected: impl Display) -> Result<(), Problem> {
     let expected = expected.to_string();
-    if found == expected {
-        Ok(())
-    } else {
-        Err(Problem::Order {
-            expected,
-            found: found.into(),
-        })
-    }
+    if found == expected { Ok(()) } else { Err(Problem::Order { expected, found: found.into() }) }
 }
 
 /// ` hidden %9, rope %2`
@@ -269,16 +228,7 @@ fn weight(line: &mut Cursor<'_>) -> Result<Weight, Problem> {
     let name = line.string()?;
     line.end()?;
     let vector = ty.shape.len() == 1;
-    Ok(Weight {
-        name,
-        dtype: ty.dtype,
-        experts,
-        rows,
-        cols,
-        vector,
-        layout,
-        recipes: vec![],
-    })
+    Ok(Weight { name, dtype: ty.dtype, experts, rows, cols, vector, layout, recipes: vec![] })
 }
 
 /// ` "tensor" [128, 64] {first: 0, ..}`
@@ -292,32 +242,20 @@ fn rows(line: &mut Cursor<'_>) -> Result<Part, Problem> {
     let (first, rows, per_expert) = (all.get("first")?, all.get("rows")?, all.get("per_expert")?);
     let transform = known.ok_or(at)?.0;
     line.end()?;
-    Ok(Part::Rows {
-        tensor,
-        shape,
-        first,
-        per_expert,
-        rows,
-        transform,
-    })
+    Ok(Part::Rows { tensor, shape, first, per_expert, rows, transform })
 }
 
 fn zeros(line: &mut Cursor<'_>) -> Result<Part, Problem> {
     let all = Attributes::read(line)?.only(&["rows"])?;
     line.end()?;
-    Ok(Part::Zeros {
-        rows: all.get("rows")?,
-    })
+    Ok(Part::Zeros { rows: all.get("rows")? })
 }
 
 /// ` [1.0, 0.5]`
 fn values(line: &mut Cursor<'_>) -> Result<Part, Problem> {
     let bits = line.list(|line| {
         let at = line.expected("a finite number");
-        let value = line
-            .parse("a finite number")
-            .ok()
-            .filter(|v: &f32| v.is_finite());
+        let value = line.parse("a finite number").ok().filter(|v: &f32| v.is_finite());
         value.map(f32::to_bits).ok_or(at)
     })?;
     line.end()?;
@@ -334,27 +272,16 @@ fn state(line: &mut Cursor<'_>) -> Result<State, Problem> {
     match kind {
         "conv" => {
             let all = all.only(&["taps", "channels"])?;
-            Ok(State::Conv {
-                taps: all.get("taps")?,
-                channels: all.get("channels")?,
-            })
+            Ok(State::Conv { taps: all.get("taps")?, channels: all.get("channels")? })
         }
         "delta" => {
             let all = all.only(&["heads", "dk", "dv"])?;
-            Ok(State::Delta {
-                heads: all.get("heads")?,
-                dk: all.get("dk")?,
-                dv: all.get("dv")?,
-            })
+            Ok(State::Delta { heads: all.get("heads")?, dk: all.get("dk")?, dv: all.get("dv")? })
         }
         "kv" => {
             let all = all.only(&["dtype", "heads", "head_dim"])?;
             let (heads, head_dim) = (all.get("heads")?, all.get("head_dim")?);
-            Ok(State::Kv {
-                dtype: all.get("dtype")?,
-                heads,
-                head_dim,
-            })
+            Ok(State::Kv { dtype: all.get("dtype")?, heads, head_dim })
         }
         _ => Err(at),
     }
@@ -394,10 +321,9 @@ fn dim(word: &str) -> Option<Dim> {
         "T" => Some(Dim::Tokens),
         "R" => Some(Dim::Rows),
         _ => match word.split_once("T+") {
-            Some((times, plus)) => Some(Dim::PerToken {
-                times: number(times)?,
-                plus: number(plus)?,
-            }),
+            Some((times, plus)) => {
+                Some(Dim::PerToken { times: number(times)?, plus: number(plus)? })
+            }
             None => number(word).map(Dim::Fixed),
         },
     }
@@ -405,10 +331,7 @@ fn dim(word: &str) -> Option<Dim> {
 
 /// Digits; Rust would take a sign too.
 fn number(digits: &str) -> Option<u32> {
-    digits
-        .parse()
-        .ok()
-        .filter(|_| digits.starts_with(|c: char| c.is_ascii_digit()))
+    digits.parse().ok().filter(|_| digits.starts_with(|c: char| c.is_ascii_digit()))
 }
 
 struct Attributes<'a>(BTreeMap<&'a str, &'a str>);
@@ -428,7 +351,6 @@ impl<'a> Attributes<'a> {
     fn get<T: FromStr>(&self, name: &str) -> Result<T, Problem> {
         let text = self.0.get(name);
         let text = text.ok_or_else(|| Problem::Op(format!("attribute `{name}` is missing")))?;
-        text.parse()
-            .map_err(|_| Problem::Op(format!("attribute `{name}` is {text}")))
+        text.parse().map_err(|_| Problem::Op(format!("attribute `{name}` is {text}")))
     }
 }

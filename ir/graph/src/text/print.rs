@@ -4,17 +4,11 @@ use crate::graph::{Graph, Node, Part, Program, State, StateId, Value, Weight, We
 use q35_types::{Layout, pack::Transform};
 use std::fmt::{self, Display, Formatter};
 
-pub(super) const LAYOUTS: [(Layout, &str); 3] = [
-    (Layout::Rows, "rows"),
-    (Layout::Columns, "columns"),
-    (Layout::Panels, "panels"),
-];
+pub(super) const LAYOUTS: [(Layout, &str); 3] =
+    [(Layout::Rows, "rows"), (Layout::Columns, "columns"), (Layout::Panels, "panels")];
 
-pub(super) const TRANSFORMS: [(Transform, &str); 3] = [
-    (Transform::None, "none"),
-    (Transform::AddOne, "add_one"),
-    (Transform::NegExp, "neg_exp"),
-];
+pub(super) const TRANSFORMS: [(Transform, &str); 3] =
+    [(Transform::None, "none"), (Transform::AddOne, "add_one"), (Transform::NegExp, "neg_exp")];
 
 impl Display for Program {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
@@ -26,9 +20,7 @@ impl Display for Program {
                 None => writeln!(f)?,
             }
         }
-        self.blocks
-            .iter()
-            .try_for_each(|block| write!(f, "\n{block}"))
+        self.blocks.iter().try_for_each(|block| write!(f, "\n{block}"))
     }
 }
 
@@ -45,18 +37,9 @@ impl Display for Graph {
             writeln!(f, "{v}: {node}")?;
         }
         for (i, (port, v)) in self.outputs.iter().enumerate() {
-            write!(
-                f,
-                "{} {} {v}",
-                if i > 0 { "," } else { "return" },
-                port.name()
-            )?;
+            write!(f, "{} {} {v}", if i > 0 { "," } else { "return" }, port.name())?;
         }
-        if self.outputs.is_empty() {
-            Ok(())
-        } else {
-            writeln!(f)
-        }
+        if self.outputs.is_empty() { Ok(()) } else { writeln!(f) }
     }
 }
 
@@ -67,9 +50,7 @@ impl Display for Weight {
         writeln!(f, "{} {layout} {:?}", self.ty(), self.name)?;
         for recipe in &self.recipes {
             writeln!(f, "  recipe")?;
-            recipe
-                .iter()
-                .try_for_each(|part| writeln!(f, "    {part}"))?;
+            recipe.iter().try_for_each(|part| writeln!(f, "    {part}"))?;
         }
         Ok(())
     }
@@ -83,19 +64,9 @@ impl Display for Part {
                 let values: Vec<f32> = bits.iter().copied().map(f32::from_bits).collect();
                 write!(f, "values {values:?}")
             }
-            Part::Rows {
-                tensor,
-                shape,
-                first,
-                per_expert,
-                rows,
-                transform,
-            } => {
+            Part::Rows { tensor, shape, first, per_expert, rows, transform } => {
                 let transform = name_of(&TRANSFORMS, *transform);
-                write!(
-                    f,
-                    "rows {tensor:?} {shape:?} {{first: {first}, rows: {rows}, "
-                )?;
+                write!(f, "rows {tensor:?} {shape:?} {{first: {first}, rows: {rows}, ")?;
                 write!(f, "per_expert: {per_expert}, transform: {transform}}}")
             }
         }
@@ -111,15 +82,8 @@ impl Display for State {
             State::Delta { heads, dk, dv } => {
                 write!(f, "delta {{heads: {heads}, dk: {dk}, dv: {dv}}}")
             }
-            State::Kv {
-                dtype,
-                heads,
-                head_dim,
-            } => {
-                write!(
-                    f,
-                    "kv {{dtype: {dtype}, heads: {heads}, head_dim: {head_dim}}}"
-                )
+            State::Kv { dtype, heads, head_dim } => {
+                write!(f, "kv {{dtype: {dtype}, heads: {heads}, head_dim: {head_dim}}}")
             }
         }
     }
@@ -135,18 +99,10 @@ impl Display for Node {
         for (i, (name, text)) in self.op.attributes().iter().enumerate() {
             write!(f, "{}{name}: {text}", if i > 0 { ", " } else { " {" })?;
         }
-        f.write_str(if self.op.attributes().is_empty() {
-            ""
-        } else {
-            "}"
-        })
+        f.write_str(if self.op.attributes().is_empty() { "" } else { "}" })
     }
 }
 
 fn name_of<T: PartialEq>(names: &[(T, &'static str)], value: T) -> &'static str {
-    names
-        .iter()
-        .find(|(v, _)| *v == value)
-        .map(|(_, name)| *name)
-        .expect("every value is named")
+    names.iter().find(|(v, _)| *v == value).map(|(_, name)| *name).expect("every value is named")
 }

@@ -53,18 +53,13 @@ fn values_come_before_their_use_and_are_what_they_say() {
             "%4: s0 is conv {taps: 4, channels: 64}, but its `conv` needs conv {taps: 64, channels: 64}"
         ]
     );
+    assert_eq!(findings("conv %2, %3", "conv %2"), ["%4: `conv` has 1 operands, expected 2"]);
+    assert_eq!(findings("{id: w1}", "{id: w9}"), ["%3 is of w9, which is not there"]);
     assert_eq!(
-        findings("conv %2, %3", "conv %2"),
-        ["%4: `conv` has 1 operands, expected 2"]
+        findings("%0: bf16", "s1: conv {taps: 2, channels: 9}\n%0: bf16"),
+        ["s1 is conv {taps: 2, channels: 9}, expected one state of a kind"]
     );
-    assert_eq!(
-        findings("{id: w1}", "{id: w9}"),
-        ["%3 is of w9, which is not there"]
-    );
-    assert_eq!(
-        findings("{state: s0}", "{state: s3}"),
-        ["%4 uses s3, which is not there"]
-    );
+    assert_eq!(findings("{state: s0}", "{state: s3}"), ["%4 uses s3, which is not there"]);
 }
 
 #[test]
@@ -81,10 +76,7 @@ fn ports_carry_what_they_say_and_something_comes_out() {
         findings("return hidden %4", "return hidden %4, hidden %2"),
         ["port `hidden` is returned twice"]
     );
-    assert_eq!(
-        findings("return hidden %4", ""),
-        ["the block gives nothing back"]
-    );
+    assert_eq!(findings("return hidden %4", ""), ["the block gives nothing back"]);
 }
 
 #[test]
@@ -92,27 +84,15 @@ fn weights_can_be_made_from_their_recipes() {
     let finding = &findings("zeros {rows: 4}", "zeros {rows: 5}")[0];
     assert_eq!(finding, "w1: a recipe is of 65 rows, expected 64");
     let finding = &findings("first: 64", "first: 65")[0];
-    assert!(
-        finding.ends_with("expected rows within the 128 of the tensor"),
-        "{finding}"
-    );
+    assert!(finding.ends_with("expected rows within the 128 of the tensor"), "{finding}");
     let finding = &findings("[128, 64]", "[129, 63]")[0];
-    assert!(
-        finding.ends_with("expected a tensor of rows of 64"),
-        "{finding}"
-    );
+    assert!(finding.ends_with("expected a tensor of rows of 64"), "{finding}");
     let finding = &findings("per_expert: 32", "per_expert: 33")[0];
-    assert!(
-        finding.ends_with("expected rows within the 256 of the tensor"),
-        "{finding}"
-    );
+    assert!(finding.ends_with("expected rows within the 256 of the tensor"), "{finding}");
     let finding = &findings("first: 64", "first: 18446744073709551615")[0];
     assert!(finding.starts_with("w0: a part is rows"), "{finding}");
     let finding = &findings("{layer}.conv\"", "{layer}.proj\"")[0];
-    assert!(
-        finding.ends_with("expected one that no other weight has"),
-        "{finding}"
-    );
+    assert!(finding.ends_with("expected one that no other weight has"), "{finding}");
 }
 
 #[test]
@@ -120,12 +100,7 @@ fn a_block_of_layers_runs_with_one() {
     let program = |run: &str| {
         let text = format!("program prefill\nrun mixer{run}\n{BLOCK}");
         let found = verify_program(&text::program("p", &text).expect("the text is well formed"));
-        found
-            .err()
-            .unwrap_or_default()
-            .iter()
-            .map(Finding::to_string)
-            .collect::<Vec<_>>()
+        found.err().unwrap_or_default().iter().map(Finding::to_string).collect::<Vec<_>>()
     };
     assert_eq!(program(" {layer: 3}"), Vec::<String>::new());
     assert_eq!(

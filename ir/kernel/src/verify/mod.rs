@@ -1,8 +1,8 @@
 //! What every kernel must be, so that evaluator and targets need not ask.
 //!
 //! Three things are checked, each only if those before it hold: the header and the types of values;
-//! every statement, in order, against what is visible where it stands ([`types`]); and that group
-//! operations stand where control is uniform ([`uniform`]).
+//! every statement, in order, against what is visible where it stands (`types`); and that group
+//! operations stand where control is uniform (`uniform`).
 //!
 //! What [`crate::Inst`] leaves open is settled here:
 //!

@@ -12,6 +12,7 @@
 mod code;
 mod host;
 mod launch;
+pub mod measure;
 mod memory;
 pub mod micro;
 pub mod pool;
@@ -39,7 +40,7 @@ const MOST_THREADS: usize = 1024;
 pub struct Cpu {
     info: DeviceInfo,
     variant: [&'static str; 1],
-    micro: MicroTable,
+    micro: &'static MicroTable,
     pool: Pool,
     // Entries and kernels hold addresses into code and buffers, none of which is freed before all.
     entries: Vec<Recorded>,
@@ -68,7 +69,19 @@ impl Cpu {
     /// [`DeviceError::Variant`] if `Q35_CPU` asks for what this machine cannot run, or there is
     /// no code for its architecture; [`DeviceError::Threads`].
     pub fn open(threads: Option<usize>) -> Result<Self, DeviceError> {
-        let variant = variant::choose()?;
+        Self::with_variant(variant::choose()?, threads)
+    }
+
+    /// As [`open`](Self::open), with the variant of this name whatever `Q35_CPU` says.
+    ///
+    /// # Errors
+    ///
+    /// As [`open`](Self::open).
+    pub fn open_variant(name: &str, threads: Option<usize>) -> Result<Self, DeviceError> {
+        Self::with_variant(variant::named(name)?, threads)
+    }
+
+    fn with_variant(variant: &'static str, threads: Option<usize>) -> Result<Self, DeviceError> {
         let threads = threads.unwrap_or_else(host::threads);
         if !(1..=MOST_THREADS).contains(&threads) {
             return Err(DeviceError::Threads { found: threads, most: MOST_THREADS });
@@ -78,7 +91,7 @@ impl Cpu {
         Ok(Self {
             info,
             variant: [variant],
-            micro: MicroTable::detect(),
+            micro: micro::table(),
             pool: Pool::new(threads),
             entries: Vec::new(),
             kernels: Vec::new(),
@@ -212,7 +225,7 @@ impl Device for Cpu {
         // with it. `self` is borrowed mutably, so nobody else uses the buffers. `scratch` has one
         // place for each thread of the pool, of as many bytes as any kernel asks for. That kernels
         // keep to their spans is q35c's promise, which whoever opens an artifact trusts.
-        unsafe { recorded.run(&mut self.pool, &self.scratch.threads, &self.micro) };
+        unsafe { recorded.run(&mut self.pool, &self.scratch.threads, self.micro) };
         Ok(())
     }
 }

@@ -119,7 +119,9 @@ impl Pool {
         let job: &(dyn Fn(Worker<'_>) + Sync) = &job;
         // SAFETY: the lifetime is forgotten, but this function does not return, nor unwind, before
         // every thread is done with `job`; and no thread reads the cell now (see `Shared`).
-        unsafe { *shared.job.get() = Some(std::mem::transmute::<&(dyn Fn(Worker<'_>) + Sync), Job>(job)) };
+        unsafe {
+            *shared.job.get() = Some(std::mem::transmute::<&(dyn Fn(Worker<'_>) + Sync), Job>(job))
+        };
         shared.running.store(shared.count - 1, Ordering::Relaxed);
         shared.announce();
         shared.guarded(0, job);
@@ -209,7 +211,11 @@ impl Shared {
             pause(&mut turns);
         }
         let guard = self.sleep.lock().unwrap_or_else(PoisonError::into_inner);
-        drop(self.wake.wait_while(guard, |()| current() == seen).unwrap_or_else(PoisonError::into_inner));
+        drop(
+            self.wake
+                .wait_while(guard, |()| current() == seen)
+                .unwrap_or_else(PoisonError::into_inner),
+        );
         current()
     }
 
@@ -240,7 +246,12 @@ struct Barrier {
 
 impl Barrier {
     fn new(count: usize) -> Barrier {
-        Barrier { count, arrived: AtomicUsize::new(0), meeting: AtomicUsize::new(0), broken: AtomicBool::new(false) }
+        Barrier {
+            count,
+            arrived: AtomicUsize::new(0),
+            meeting: AtomicUsize::new(0),
+            broken: AtomicBool::new(false),
+        }
     }
 
     fn reset(&self) {
@@ -301,7 +312,10 @@ mod tests {
                         });
                     }
                 });
-                assert!(ran.iter().all(|r| r.load(Ordering::Relaxed) == 20), "{threads} threads, {tasks} tasks");
+                assert!(
+                    ran.iter().all(|r| r.load(Ordering::Relaxed) == 20),
+                    "{threads} threads, {tasks} tasks"
+                );
             }
         }
     }

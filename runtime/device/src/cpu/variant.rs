@@ -32,9 +32,12 @@ fn variants() -> Vec<(&'static str, bool)> {
 pub fn choose() -> Result<&'static str, VariantError> {
     match std::env::var_os(ENV) {
         Some(value) => named(&value.to_string_lossy()),
-        None => variants().iter().rev().find(|v| v.1).map(|v| v.0).ok_or(VariantError::Architecture {
-            found: std::env::consts::ARCH,
-        }),
+        None => variants()
+            .iter()
+            .rev()
+            .find(|v| v.1)
+            .map(|v| v.0)
+            .ok_or(VariantError::Architecture { found: std::env::consts::ARCH }),
     }
 }
 

@@ -84,8 +84,7 @@ pub fn parse(bytes: &[u8]) -> Result<BTreeMap<String, Entry>, HeaderError> {
     if length > LONGEST {
         return Err(HeaderError::TooLong { found: length });
     }
-    let (header, data) =
-        rest.split_at_checked(length as usize).ok_or(truncated(8 + length))?;
+    let (header, data) = rest.split_at_checked(length as usize).ok_or(truncated(8 + length))?;
     let Tensors(tensors) = serde_json::from_slice(header)
         .map_err(|e| HeaderError::Syntax { reason: e.to_string() })?;
     for (tensor, info) in &tensors {
@@ -164,9 +163,8 @@ impl<'de> Deserialize<'de> for Tensors {
                         map.next_value::<IgnoredAny>()?;
                         continue;
                     }
-                    let info: TensorInfo = map
-                        .next_value()
-                        .map_err(|e| A::Error::custom(format!("`{name}`: {e}")))?;
+                    let info: TensorInfo =
+                        map.next_value().map_err(|e| A::Error::custom(format!("`{name}`: {e}")))?;
                     if tensors.contains_key(&name) {
                         return Err(A::Error::custom(format!("`{name}` stands twice")));
                     }
@@ -237,8 +235,14 @@ mod tests {
         };
         let overlap = refusal(&two((0, 8), (6, 12)), 12);
         assert_eq!(overlap, "`b` begins at byte 6, inside `a`, which ends at 8");
-        assert_eq!(refusal(&two((0, 8), (0, 8)), 8), "`b` begins at byte 0, inside `a`, which ends at 8");
-        assert_eq!(refusal(&two((0, 4), (6, 12)), 12), "bytes 4..6 of the data belong to no tensor");
+        assert_eq!(
+            refusal(&two((0, 8), (0, 8)), 8),
+            "`b` begins at byte 0, inside `a`, which ends at 8"
+        );
+        assert_eq!(
+            refusal(&two((0, 4), (6, 12)), 12),
+            "bytes 4..6 of the data belong to no tensor"
+        );
         assert_eq!(refusal(&two((0, 4), (4, 8)), 9), "bytes 8..9 of the data belong to no tensor");
         let end = refusal(&two((0, 4), (4, 8)), 7);
         assert_eq!(end, "`b` ends at byte 8 of the data, which has 7 bytes");

@@ -84,6 +84,12 @@ impl Tensor {
     pub fn bytes(&self) -> &[u8] {
         &self.file.bytes()[self.range.clone()]
     }
+
+    /// The name of its file, without the folder.
+    pub fn file_name(&self) -> String {
+        let path = self.file.path();
+        path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned()
+    }
 }
 
 /// Every tensor of a checkpoint, by name.
@@ -117,11 +123,15 @@ impl Checkpoint {
         self.tensors.get(name)
     }
 
+    /// The tensor and its name as the checkpoint holds it.
+    pub fn get_entry(&self, name: &str) -> Option<(&str, &Tensor)> {
+        self.tensors.get_key_value(name).map(|(name, tensor)| (name.as_str(), tensor))
+    }
+
     /// Names and tensors, in order of the names.
     pub fn tensors(&self) -> impl Iterator<Item = (&str, &Tensor)> {
         self.tensors.iter().map(|(name, tensor)| (name.as_str(), tensor))
     }
-
 
     fn sharded(dir: &Path, index: &Path) -> Result<Self, CheckpointError> {
         let assigned = read_index(index)?;
@@ -168,7 +178,8 @@ fn agree(
             }
         }
     }
-    let absent = assigned.iter().find(|(tensor, shard)| !shards[shard.as_str()].contains_key(*tensor));
+    let absent =
+        assigned.iter().find(|(tensor, shard)| !shards[shard.as_str()].contains_key(*tensor));
     match absent {
         Some((tensor, shard)) => {
             Err(CheckpointError::Absent { tensor: tensor.clone(), shard: shard.clone() })

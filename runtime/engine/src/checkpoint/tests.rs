@@ -10,7 +10,8 @@ fn shard(names: &[&str]) -> Vec<u8> {
 
 fn index(map: &[(&str, &str)]) -> Vec<u8> {
     let map: BTreeMap<_, _> = map.iter().copied().collect();
-    serde_json::to_vec(&serde_json::json!({"metadata": {"total_size": 4}, "weight_map": map})).unwrap()
+    serde_json::to_vec(&serde_json::json!({"metadata": {"total_size": 4}, "weight_map": map}))
+        .unwrap()
 }
 
 /// Shards `1` and `2` with the given tensors, and an index.

@@ -95,7 +95,7 @@ impl Candidates {
             }
         }
         // Rounding can leave a remainder behind the last one.
-        drawable().last().map(|c| c.id)
+        drawable().next_back().map(|c| c.id)
     }
 
     fn total(&self) -> f64 {

@@ -67,7 +67,8 @@ impl SamplingParams {
     /// The first control whose value is not a number or out of range. The ranges of the
     /// additive penalties are those of the OpenAI interface.
     pub fn validate(&self) -> Result<(), SamplingError> {
-        let rules: [(&'static str, f32, fn(f32) -> bool, &'static str); 6] = [
+        type Rule = (&'static str, f32, fn(f32) -> bool, &'static str);
+        let rules: [Rule; 6] = [
             (
                 "temperature",
                 self.temperature,

@@ -3,7 +3,7 @@
 //! The template is a Jinja2 program that was run by Python when the model was trained. It is
 //! rendered here by minijinja with the settings that transformers uses (`trim_blocks`,
 //! `lstrip_blocks`, no escaping), and whatever Python and Rust would print differently goes
-//! through [`super::python`]. Recorded renderings of Jinja2 itself hold the two together.
+//! through `python.rs`. Recorded renderings of Jinja2 itself hold the two together.
 
 use std::io;
 use std::path::{Path, PathBuf};

@@ -64,7 +64,13 @@ impl Lowering<'_> {
         self.element_of(base, offset, at.index, size)
     }
 
-    fn element_of(&mut self, base: ir::Value, offset: i64, index: Value, size: i64) -> (ir::Value, i32) {
+    fn element_of(
+        &mut self,
+        base: ir::Value,
+        offset: i64,
+        index: Value,
+        size: i64,
+    ) -> (ir::Value, i32) {
         let index = self.linear(index);
         let address = self.sum(base, &index, size);
         let offset = offset + index.constant * size;
@@ -90,7 +96,9 @@ impl Lowering<'_> {
             let bytes = coefficient * size;
             let scaled = match bytes {
                 1 => wide,
-                n if n > 0 && n & (n - 1) == 0 => self.f.ins().ishl_imm_u(wide, i64::from(n.trailing_zeros())),
+                n if n > 0 && n & (n - 1) == 0 => {
+                    self.f.ins().ishl_imm_u(wide, i64::from(n.trailing_zeros()))
+                }
                 n => self.f.ins().imul_imm_s(wide, n),
             };
             self.f.ins().iadd(sum, scaled)
@@ -120,7 +128,8 @@ impl Lowering<'_> {
                         (None, Some(c)) => Linear::default().add(&x, c),
                         (None, None) => None,
                     },
-                    BinaryOp::Shl => Linear::default().add(&x, 1 << y.as_constant().filter(|s| (0..31).contains(s))?),
+                    BinaryOp::Shl => Linear::default()
+                        .add(&x, 1 << y.as_constant().filter(|s| (0..31).contains(s))?),
                     BinaryOp::Div
                     | BinaryOp::Rem
                     | BinaryOp::Min

@@ -36,7 +36,10 @@ impl Lowering<'_> {
             DType::F32 | DType::I32 => {
                 let scalar = if dtype == DType::F32 { Scalar::F32 } else { Scalar::I32 };
                 let part = part_types(Type::vector(scalar, width)).enumerate();
-                part.map(|(i, t)| self.f.ins().load(t, flags(), base, offset + i as i32 * t.bytes() as i32)).collect()
+                part.map(|(i, t)| {
+                    self.f.ins().load(t, flags(), base, offset + i as i32 * t.bytes() as i32)
+                })
+                .collect()
             }
             DType::F16 | DType::Bf16 if scalar => (0..count)
                 .map(|i| {

@@ -17,7 +17,8 @@ mod vector;
 
 use address::Linear;
 use cranelift_codegen::ir::{
-    self, AbiParam, BlockArg, Function, InstBuilder, MemFlagsData, Signature, UserFuncName, condcodes::IntCC, types,
+    self, AbiParam, BlockArg, Function, InstBuilder, MemFlagsData, Signature, UserFuncName,
+    condcodes::IntCC, types,
 };
 use cranelift_codegen::isa::{CallConv, TargetIsa};
 use cranelift_frontend::{FunctionBuilder, FunctionBuilderContext};
@@ -39,9 +40,12 @@ pub fn function(kernel: &Kernel, caps: &Caps, isa: &dyn TargetIsa) -> Result<Fun
     let entry = f.create_block();
     f.append_block_params_for_function_params(entry);
     f.switch_to_block(entry);
-    let [buffers, scratch, begin, end, micro] = *f.block_params(entry) else { unreachable!("five parameters") };
-    let params =
-        (0..kernel.params.len()).map(|i| f.ins().load(types::I64, constant(), buffers, 8 * i as i32)).collect();
+    let [buffers, scratch, begin, end, micro] = *f.block_params(entry) else {
+        unreachable!("five parameters")
+    };
+    let params = (0..kernel.params.len())
+        .map(|i| f.ins().load(types::I64, constant(), buffers, 8 * i as i32))
+        .collect();
     let count = kernel.types.len();
     let mut lowering = Lowering {
         f,
@@ -207,7 +211,9 @@ impl<'a> Lowering<'a> {
             DType::F32 => 0,
             DType::F16 => 8,
             DType::Bf16 => 16,
-            DType::I32 => return Err("`panel_dot` with weights of i32, expected a float type".into()),
+            DType::I32 => {
+                return Err("`panel_dot` with weights of i32, expected a float type".into());
+            }
         };
         if !self.caps.panel_dot {
             return Err("`panel_dot`, but there is no micro-kernel".into());
@@ -217,7 +223,8 @@ impl<'a> Lowering<'a> {
             self.f.ins().iadd_imm_s(base, i64::from(offset))
         });
         let [x_row, x_k, w_panel, out_row, rows, panels, k] =
-            [dot.x_row, dot.x_k, dot.w_panel, dot.out_row, dot.rows, dot.panels, dot.k].map(|v| self.sign_extended(v));
+            [dot.x_row, dot.x_k, dot.w_panel, dot.out_row, dot.rows, dot.panels, dot.k]
+                .map(|v| self.sign_extended(v));
         let accumulate = self.f.ins().iconst(types::I64, i64::from(dot.accumulate));
         let callee = self.f.ins().load(types::I64, constant(), self.micro, entry);
         let callee_signature = self.f.import_signature(signature(11));

@@ -13,7 +13,8 @@ impl Lowering<'_> {
 
     fn unary_part(&mut self, op: UnaryOp, a: ir::Value) -> ir::Value {
         let vector = self.f.func.dfg.value_type(a).is_vector();
-        let [float, int] = if vector { [types::F32X4, types::I32X4] } else { [types::F32, types::I32] };
+        let [float, int] =
+            if vector { [types::F32X4, types::I32X4] } else { [types::F32, types::I32] };
         match op {
             UnaryOp::Neg => self.f.ins().fneg(a),
             UnaryOp::Abs => self.f.ins().fabs(a),
@@ -32,7 +33,8 @@ impl Lowering<'_> {
             Some(Literal::I32(n)) => Some(n),
             Some(Literal::F32(_) | Literal::Bool(_)) | None => None,
         };
-        let pairs: Vec<_> = self.parts_of(a).iter().copied().zip(self.parts_of(b).iter().copied()).collect();
+        let pairs: Vec<_> =
+            self.parts_of(a).iter().copied().zip(self.parts_of(b).iter().copied()).collect();
         pairs.into_iter().map(|(a, b)| self.binary_part(op, scalar, a, b, known)).collect()
     }
 
@@ -46,7 +48,9 @@ impl Lowering<'_> {
         known: Option<i32>,
     ) -> Result<ir::Value, String> {
         use BinaryOp::*;
-        let divisor = || known.filter(|d| *d > 0).map(i64::from).ok_or("a divisor that is no positive constant");
+        let divisor = || {
+            known.filter(|d| *d > 0).map(i64::from).ok_or("a divisor that is no positive constant")
+        };
         Ok(match (scalar, op) {
             (Scalar::F32, Add) => self.f.ins().fadd(a, b),
             (Scalar::F32, Sub) => self.f.ins().fsub(a, b),
@@ -93,7 +97,14 @@ impl Lowering<'_> {
         })
     }
 
-    fn float_choice(&mut self, cc: FloatCC, x: ir::Value, y: ir::Value, a: ir::Value, b: ir::Value) -> ir::Value {
+    fn float_choice(
+        &mut self,
+        cc: FloatCC,
+        x: ir::Value,
+        y: ir::Value,
+        a: ir::Value,
+        b: ir::Value,
+    ) -> ir::Value {
         let cond = self.f.ins().fcmp(cc, x, y);
         match self.f.func.dfg.value_type(a).is_vector() {
             true => {
@@ -140,7 +151,8 @@ impl Lowering<'_> {
 
     pub fn compare(&mut self, op: CompareOp, a: Value, b: Value) -> Result<Parts, String> {
         let scalar = self.kernel.type_of(a).scalar;
-        let pairs: Vec<_> = self.parts_of(a).iter().copied().zip(self.parts_of(b).iter().copied()).collect();
+        let pairs: Vec<_> =
+            self.parts_of(a).iter().copied().zip(self.parts_of(b).iter().copied()).collect();
         let (float, int) = match op {
             CompareOp::Eq => (FloatCC::Equal, IntCC::Equal),
             CompareOp::Ne => (FloatCC::NotEqual, IntCC::NotEqual),
@@ -150,15 +162,17 @@ impl Lowering<'_> {
             CompareOp::Ge => (FloatCC::GreaterThanOrEqual, IntCC::SignedGreaterThanOrEqual),
         };
         let part = |(a, b)| match scalar {
-            Scalar::F32 => self.f.ins().fcmp(float, a, b),
-            Scalar::I32 | Scalar::Bool => self.f.ins().icmp(int, a, b),
+            Scalar::F32 => Ok(self.f.ins().fcmp(float, a, b)),
+            Scalar::I32 => Ok(self.f.ins().icmp(int, a, b)),
+            Scalar::Bool => Err(format!("`{op:?}` of {scalar:?}")),
         };
-        Ok(pairs.into_iter().map(part).collect())
+        pairs.into_iter().map(part).collect()
     }
 
     pub fn select(&mut self, cond: Value, a: Value, b: Value) -> Parts {
         let conds = self.parts_of(cond).to_vec();
-        let pairs: Vec<_> = self.parts_of(a).iter().copied().zip(self.parts_of(b).iter().copied()).collect();
+        let pairs: Vec<_> =
+            self.parts_of(a).iter().copied().zip(self.parts_of(b).iter().copied()).collect();
         let one = conds.len() < pairs.len() || self.kernel.type_of(cond).width < 4;
         pairs
             .into_iter()
@@ -178,7 +192,11 @@ impl Lowering<'_> {
     }
 
     fn cast(&mut self, ty: ir::Type, v: ir::Value) -> ir::Value {
-        if self.f.func.dfg.value_type(v) == ty { v } else { self.f.ins().bitcast(ty, MemFlagsData::new(), v) }
+        if self.f.func.dfg.value_type(v) == ty {
+            v
+        } else {
+            self.f.ins().bitcast(ty, MemFlagsData::new(), v)
+        }
     }
 
     pub fn splat(&mut self, v: Value, width: u8) -> Parts {
@@ -189,7 +207,9 @@ impl Lowering<'_> {
             (false, _) => scalar,
             (true, Some(Literal::F32(c))) => self.vector_constant(ty, c.to_bits()),
             (true, Some(Literal::I32(c))) => self.vector_constant(ty, c as u32),
-            (true, Some(Literal::Bool(c))) => self.vector_constant(ty, if c { u32::MAX } else { 0 }),
+            (true, Some(Literal::Bool(c))) => {
+                self.vector_constant(ty, if c { u32::MAX } else { 0 })
+            }
             (true, None) => {
                 let bool = self.kernel.type_of(v).scalar == Scalar::Bool;
                 let scalar = if bool { self.f.ins().bmask(types::I32, scalar) } else { scalar };
@@ -234,11 +254,18 @@ impl Lowering<'_> {
     }
 
     /// `v[i] op v[i + n/2]`, until one is left.
-    fn halved(&mut self, op: BinaryOp, scalar: Scalar, mut parts: Parts) -> Result<ir::Value, String> {
+    fn halved(
+        &mut self,
+        op: BinaryOp,
+        scalar: Scalar,
+        mut parts: Parts,
+    ) -> Result<ir::Value, String> {
         while parts.len() > 1 {
             let (low, high) = parts.split_at(parts.len() / 2);
             let pairs = low.iter().zip(high);
-            parts = pairs.map(|(a, b)| self.binary_part(op, scalar, *a, *b, None)).collect::<Result<_, _>>()?;
+            parts = pairs
+                .map(|(a, b)| self.binary_part(op, scalar, *a, *b, None))
+                .collect::<Result<_, _>>()?;
         }
         Ok(parts[0])
     }

@@ -1,7 +1,7 @@
 //! AVX2, FMA and F16C: a row of a panel is two registers, of 16.
 
 use super::MicroTable;
-use super::tiles::{BF16, Block, DEPTH, F16, F32, PANEL, STRIDE, micro_kernels, size};
+use super::tiles::{BF16, Block, DEPTH, F16, F32, PANEL, STRIDE, micro_kernels, size, unrolled};
 use std::arch::x86_64::*;
 
 type Row = [__m256; 2];
@@ -67,9 +67,9 @@ unsafe fn weights<const W: usize>(from: *const u8) -> Row {
         match W {
             F32 => load(from.cast()),
             F16 => [_mm256_cvtph_ps(eight(0)), _mm256_cvtph_ps(eight(1))],
-            BF16 => {
-                [0, 1].map(|i| _mm256_castsi256_ps(_mm256_slli_epi32::<16>(_mm256_cvtepu16_epi32(eight(i)))))
-            }
+            BF16 => [0, 1].map(|i| {
+                _mm256_castsi256_ps(_mm256_slli_epi32::<16>(_mm256_cvtepu16_epi32(eight(i))))
+            }),
             _ => unreachable!("a type of weights"),
         }
     }

@@ -1,7 +1,7 @@
 //! AVX-512F: a row of a panel is one register, of 32.
 
 use super::MicroTable;
-use super::tiles::{BF16, Block, DEPTH, F16, F32, PANEL, STRIDE, micro_kernels, size};
+use super::tiles::{BF16, Block, DEPTH, F16, F32, PANEL, STRIDE, micro_kernels, size, unrolled};
 use std::arch::x86_64::*;
 
 type Row = __m512;

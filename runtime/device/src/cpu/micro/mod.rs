@@ -11,7 +11,7 @@
 //! - One row, as in decoding, waits for memory. Several panels at once make several chains, so
 //!   that it does not wait for its own additions as well.
 //! - Many rows, as in prefill, wait for multipliers. `k` is cut into blocks. Of each, the rows of
-//!   a tile are copied to one place ([`Block`]), so that they lie in different sets of the first
+//!   a tile are copied to one place (`tiles::Block`), so that they lie in different sets of the first
 //!   cache whatever the stride is, and at constant distances; the panels' weights stay in the
 //!   second cache while tile after tile reads them. Between blocks, sums wait in `out`.
 
@@ -45,7 +45,7 @@ pub type PanelDot = unsafe extern "sysv64" fn(
 pub type PanelDot = unsafe extern "C" fn();
 
 /// Micro-kernels by the type of the weights, as kernels of the variant `native` look them up.
-/// The layout is part of the calling convention in [`super::code`].
+/// The layout is part of the calling convention in `code`.
 #[derive(Debug, Clone, Copy, Default)]
 #[repr(C)]
 pub struct MicroTable {

@@ -22,9 +22,10 @@ fn noise(seed: &mut u64) -> f32 {
 }
 
 type Encode = fn(f32) -> Vec<u8>;
+type Rounded = fn(f32) -> f32;
 
 /// How each type is stored, and what it reads as.
-const TYPES: [(&str, Encode, fn(f32) -> f32); 3] = [
+const TYPES: [(&str, Encode, Rounded); 3] = [
     ("f32", |v| v.to_le_bytes().into(), |v| v),
     ("f16", |v| f16::from_f32(v).to_le_bytes().into(), |v| f16::from_f32(v).to_f32()),
     ("bf16", |v| bf16::from_f32(v).to_le_bytes().into(), |v| bf16::from_f32(v).to_f32()),
@@ -40,7 +41,8 @@ fn check(case: &Case) {
     let before = numbers(rows * out_row + 16);
     for (isa, table) in available() {
         for (which, (name, encode, rounded)) in TYPES.iter().enumerate() {
-            let kernel = [table.f32, table.f16, table.bf16][which].expect("a micro-kernel of each type");
+            let kernel =
+                [table.f32, table.f16, table.bf16][which].expect("a micro-kernel of each type");
             let bytes: Vec<u8> = w.iter().flat_map(|v| encode(*v)).collect();
             let mut out = before.clone();
             // SAFETY: the buffers above are as large as the strides and sizes say.
@@ -99,7 +101,15 @@ fn blocks_of_k_do_not_show() {
     for rows in [1, 2, 3, 7, 13, 25] {
         for k in [255, 256, 257, 300, 512, 513] {
             for panels in [1, 4, 9] {
-                check(&Case { rows, panels, k, x_row: k, x_k: 1, pad: 0, accumulate: rows % 2 == 0 });
+                check(&Case {
+                    rows,
+                    panels,
+                    k,
+                    x_row: k,
+                    x_k: 1,
+                    pad: 0,
+                    accumulate: rows % 2 == 0,
+                });
             }
         }
     }
@@ -129,7 +139,8 @@ fn f16_weights_of_every_kind_are_widened_exactly() {
             unsafe { kernel(&1.0, 1, 1, bytes.as_ptr(), 16, out.as_mut_ptr(), 16, 1, 1, 1, 0) };
             for (bits, found) in bits.into_iter().zip(out) {
                 let expected = 1.0f32.mul_add(f16::from_bits(bits).to_f32(), 0.0);
-                let same = found.to_bits() == expected.to_bits() || (found.is_nan() && expected.is_nan());
+                let same =
+                    found.to_bits() == expected.to_bits() || (found.is_nan() && expected.is_nan());
                 assert!(same, "{isa}: {bits:#06x} is {found}, expected {expected}");
             }
         }

@@ -38,7 +38,14 @@ impl<const R: usize> Block<R> {
     /// # Safety
     ///
     /// `x[r * x_row + j * x_k]` must be readable for all of them; `rows` at most `R`, `depth` at most `DEPTH`.
-    pub unsafe fn fill(&mut self, x: *const f32, x_row: isize, x_k: isize, rows: usize, depth: usize) -> *const f32 {
+    pub unsafe fn fill(
+        &mut self,
+        x: *const f32,
+        x_row: isize,
+        x_k: isize,
+        rows: usize,
+        depth: usize,
+    ) -> *const f32 {
         debug_assert!(rows <= R && depth <= DEPTH);
         let block: *mut f32 = self.0.as_mut_ptr().cast();
         for r in 0..rows {
@@ -57,6 +64,21 @@ impl<const R: usize> Block<R> {
         block
     }
 }
+
+/// `for r in 0..R`, written out: sums stay in registers only if each has a constant index from the start,
+/// and the optimiser unrolls too late for the larger tiles. `R` is at most 12.
+macro_rules! unrolled {
+    (for $r:ident in 0..$rows:ident $body:block) => {
+        unrolled!($r $rows $body 0 1 2 3 4 5 6 7 8 9 10 11)
+    };
+    ($r:ident $rows:ident $body:block $($n:literal)*) => {
+        $(if $n < $rows {
+            let $r: usize = $n;
+            $body
+        })*
+    };
+}
+pub(super) use unrolled;
 
 /// The micro-kernels of an instruction set, as `TABLE`.
 ///
@@ -178,11 +200,11 @@ macro_rules! micro_kernels {
             unsafe {
                 let mut sums = [[zero(); P]; R];
                 if accumulate {
-                    for r in 0..R {
+                    unrolled!(for r in 0..R {
                         for p in 0..P {
                             sums[r][p] = load(out.offset(r as isize * out_row).add(p * PANEL));
                         }
-                    }
+                    });
                 }
                 let w: [*const u8; P] = std::array::from_fn(|p| w.offset(p as isize * w_panel));
                 for j in 0..k {
@@ -191,18 +213,18 @@ macro_rules! micro_kernels {
                     for p in 0..P {
                         row[p] = weights::<W>(w[p].add(at));
                     }
-                    for r in 0..R {
+                    unrolled!(for r in 0..R {
                         let x = broadcast(*x.add(r * STRIDE + j));
                         for p in 0..P {
                             sums[r][p] = fma(x, row[p], sums[r][p]);
                         }
-                    }
+                    });
                 }
-                for r in 0..R {
+                unrolled!(for r in 0..R {
                     for p in 0..P {
                         store(out.offset(r as isize * out_row).add(p * PANEL), sums[r][p]);
                     }
-                }
+                });
             }
         }
     };

@@ -1,0 +1,178 @@
+use super::*;
+use crate::usage::sample;
+
+fn steps(options: Options<'_>) -> Vec<Step> {
+    explain(&sample::artifact(), options).expect("the sample has it").steps
+}
+
+fn decode(batch: u32, depth: u32) -> Step {
+    let options = Options { batch: Some(batch), depth: Some(depth), target: Some("cpu") };
+    steps(options).pop().expect("decode comes last")
+}
+
+fn row<'a>(step: &'a Step, name: &str) -> &'a KernelRow {
+    step.kernels.iter().find(|k| k.name == name).expect("a kernel of the sample")
+}
+
+#[test]
+fn the_steps_are_a_full_chunk_and_decode_of_one_and_of_all_that_fit() {
+    let steps = steps(Options::default());
+    let of: Vec<_> = steps.iter().map(|s| (s.entry, s.tokens, s.sequences, s.depth)).collect();
+    // 4096 tokens do not fit into the sample's context of 1000.
+    assert_eq!(of, [("prefill", 64, 1, 936), ("decode", 1, 1, 999), ("decode", 8, 8, 999)]);
+}
+
+#[test]
+fn kernels_of_a_decode_step_add_up() {
+    let step = decode(1, 9);
+    assert_eq!(step.kernels.iter().map(|k| k.launches).sum::<u64>(), 7);
+    assert_eq!(row(&step, "experts").launches, 2);
+    // One of four experts: a token's choice. The step's own token is attended to.
+    assert_eq!(row(&step, "experts").moved.weights, 2.0 * 160.0);
+    assert_eq!(row(&step, "attend").moved.state_read, 10.0 * 100.0);
+    assert_eq!(step.total.weights, 20.0 + 1280.0 + 320.0 + 2000.0);
+    assert_eq!(step.total.flops, 640.0 + 400.0 + 320.0 + 2000.0);
+    assert_eq!(step.total.activations(), 40.0 + 40.0);
+    assert_eq!(step.share_of, ShareOf::Bytes);
+    assert_eq!(row(&step, "head").share, 2000.0 / step.total.bytes());
+    let sum: f64 = step.kernels.iter().map(|k| k.share).sum();
+    assert!((sum - 1.0).abs() < 1e-12);
+    assert!(step.kernels.is_sorted_by(|a, b| a.share >= b.share));
+}
+
+#[test]
+fn slots_are_read_and_written_and_pages_either() {
+    let step = decode(1, 9);
+    let state = |name| (row(&step, name).moved.state_read, row(&step, name).moved.state_written);
+    assert_eq!(state("delta"), (1000.0, 1000.0));
+    assert_eq!(state("append"), (0.0, 100.0));
+    assert_eq!(state("attend"), (1000.0, 0.0));
+    assert_eq!(step.total.read() + step.total.written(), step.total.bytes());
+}
+
+#[test]
+fn the_least_is_known_without_the_launches() {
+    let mut artifact = sample::artifact();
+    for entry in &mut artifact.targets[0].plan.entries {
+        let launches = entry.blocks.iter_mut().flat_map(|b| &mut b.launches);
+        launches.for_each(|l| l.cost = Cost::default());
+    }
+    let options = Options { batch: Some(1), depth: Some(9), target: None };
+    let step = explain(&artifact, options).expect("there").steps.pop().expect("decode");
+    assert_eq!(step.total, Moved::default());
+    // One row of the embedding, no rows of zeros, one of four experts in each of two layers.
+    assert_eq!(step.least.weights, 20.0 + 30.0 * 40.0 + 2.0 * 160.0 + 2000.0);
+    assert_eq!(step.least.state, 2.0 * 1000.0);
+    assert_eq!(step.least.kv, 9.0 * 100.0 + 100.0);
+}
+
+#[test]
+fn an_embedding_that_is_the_head_is_read_whole_and_once() {
+    let mut artifact = sample::artifact();
+    artifact.targets[0].plan.entries[2].blocks[0].launches[0].args[0] = Arg::Weight(0);
+    artifact.check().expect("sound");
+    let step = explain(&artifact, Options::default()).expect("there").steps.remove(1);
+    assert_eq!(step.least.weights, 30.0 * 40.0 + 2.0 * 160.0 + 2000.0);
+}
+
+#[test]
+fn a_batch_shares_weights_but_not_state() {
+    let (one, eight) = (decode(1, 9), decode(8, 9));
+    assert_eq!(eight.least.state, 8.0 * one.least.state);
+    assert_eq!(eight.least.kv, 8.0 * one.least.kv);
+    // Eight tokens choose 4 (1 - (3/4)^8) of four experts.
+    let experts = 4.0 * (1.0 - 0.75f64.powi(8));
+    assert!((eight.experts.expect("a mixture") - experts).abs() < 1e-12);
+    assert!((eight.least.weights - (160.0 + 1200.0 + 320.0 * experts + 2000.0)).abs() < 1e-9);
+    assert_eq!(row(&eight, "delta").moved.weights, row(&one, "delta").moved.weights);
+}
+
+#[test]
+fn a_chunk_attends_to_what_came_before_and_to_itself() {
+    let options = Options { depth: Some(100), ..Options::default() };
+    let step = steps(options).remove(0);
+    let pairs = 64.0 * 100.0 + 64.0 * 65.0 / 2.0;
+    assert_eq!(row(&step, "attend").moved.flops, 40.0 * pairs);
+    assert_eq!(step.least.kv, 100.0 * 100.0 + 64.0 * 100.0);
+    assert_eq!(step.share_of, ShareOf::Flops);
+    assert_eq!(row(&step, "attend").share, 40.0 * pairs / step.total.flops);
+}
+
+#[test]
+fn what_the_artifact_does_not_have_is_refused() {
+    let said = |options| explain(&sample::artifact(), options).expect_err("not there").to_string();
+    assert_eq!(
+        said(Options { target: Some("ptx"), ..Options::default() }),
+        "artifact has no code for `ptx`, expected one of: cpu"
+    );
+    assert_eq!(
+        said(Options { batch: Some(9), ..Options::default() }),
+        "batch is 9, expected 1 to 8"
+    );
+    assert_eq!(
+        said(Options { batch: Some(0), ..Options::default() }),
+        "batch is 0, expected 1 to 8"
+    );
+    assert_eq!(
+        said(Options { depth: Some(1000), ..Options::default() }),
+        "depth is 1000, expected 0 to 999"
+    );
+}
+
+#[test]
+fn people_see_a_table() {
+    let artifact = sample::artifact();
+    let options = Options { batch: Some(1), depth: Some(9), target: None };
+    let text = text(&explain(&artifact, options).expect("there"));
+    let decode = text.split_once("decode and head").expect("a decode step").1;
+    assert_eq!(
+        decode,
+        "\
+: 1 token of 1 sequence, each after 9 tokens, 1.0 experts a layer expected
+  kernel    launches   weights     state  activations      read   written   flops  of bytes
+  delta            1  1.25 KiB  1.95 KiB         40 B  2.27 KiB    1000 B     640    48.8 %
+  head             1  1.95 KiB         -            -  1.95 KiB         -  2.00 K    29.4 %
+  attend           1         -    1000 B            -    1000 B         -     400    14.7 %
+  experts          2     320 B         -            -     320 B         -     320     4.7 %
+  append           1         -     100 B            -         -     100 B       -     1.5 %
+  embed            1      20 B         -         40 B      20 B      40 B       -     0.9 %
+  together         7  3.54 KiB  3.03 KiB         80 B  5.53 KiB  1.11 KiB  3.36 K   100.0 %
+
+  per token                  moved  least possible
+  weights                 3.54 KiB        3.46 KiB  1.02 x
+  state, keys and values  3.03 KiB        2.93 KiB  1.03 x
+  together                6.56 KiB        6.39 KiB  1.03 x
+  besides: 40 B of activations read and 40 B written per token, and 3.36 K flops
+"
+    );
+}
+
+#[test]
+fn programs_see_stable_keys() {
+    let artifact = sample::artifact();
+    let options = Options { batch: Some(8), depth: Some(9), target: None };
+    let value = json(&explain(&artifact, options).expect("there"));
+    let decode = &value["steps"][1];
+    assert_eq!(decode["entry"], "decode");
+    assert_eq!(
+        decode["per_token"]["weights"].as_f64(),
+        decode["total"]["weights"].as_f64().map(|n| n / 8.0)
+    );
+    assert_eq!(decode["least_per_token"]["state"], 2000.0);
+    assert_eq!(decode["kernels"].as_array().map(Vec::len), Some(6));
+    let keys = |v: &Value| v.as_object().map(|o| o.keys().cloned().collect::<Vec<_>>().join(" "));
+    assert_eq!(
+        keys(decode).as_deref(),
+        Some(
+            "entry tokens sequences depth distinct_experts launches share_of kernels total \
+             per_token least_per_token weights_and_state_over_least"
+        )
+    );
+    assert_eq!(
+        keys(&decode["kernels"][0]).as_deref(),
+        Some(
+            "name launches share weights state_read state_written activations_read \
+             activations_written read written bytes flops"
+        )
+    );
+}

@@ -1,0 +1,16 @@
+//! The list of targets: the one place that knows them all.
+
+use crate::failure::Failure;
+use q35_target::Target;
+
+pub const TARGETS: &[&dyn Target] = &[&q35_target_cpu::Cpu];
+
+/// The target of that name.
+pub fn find(name: &str) -> Result<&'static dyn Target, Failure> {
+    let known = || TARGETS.iter().map(|t| format!("`{}`", t.name())).collect::<Vec<_>>().join(", ");
+    TARGETS
+        .iter()
+        .copied()
+        .find(|t| t.name() == name)
+        .ok_or_else(|| Failure::new(format!("`--target` is `{name}`, expected one of {}", known())))
+}

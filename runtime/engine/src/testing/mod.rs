@@ -1,0 +1,7 @@
+//! What the tests of this crate stand on: files, and a device that needs no compiled kernels.
+
+mod device;
+mod files;
+
+pub use device::{Step, expected_logits, greedy, model, plan};
+pub use files::{Folder, safetensors};

@@ -1,0 +1,71 @@
+//! Generated code as golden files, and every stage's text read back.
+
+use q35_core::{Config, Limits, Options, Request};
+use q35_e2e::files::Files;
+use q35_e2e::golden::checkpoint;
+use q35_target::Target;
+use q35_target_cpu::Cpu;
+use q35_types::DType;
+
+fn with_request<R>(name: &str, run: impl FnOnce(&Request<'_>) -> R) -> R {
+    let text = std::fs::read_to_string(checkpoint(name).join("config.json")).expect("a config");
+    let config = Config::parse(&text).expect("a config of the family").config;
+    run(&Request {
+        text: &text,
+        config: &config,
+        options: Options { activations: DType::F32, kv: DType::Bf16 },
+        limits: Limits { max_context: 4096, max_batch: 8, max_chunk: 512 },
+        targets: &[&Cpu],
+    })
+}
+
+#[test]
+fn kernels_and_their_code_are_golden() {
+    with_request("tiny-moe", |request| {
+        // One of each instruction set; the others differ from them in few instructions.
+        for variant in Cpu.variants().iter().filter(|v| ["avx2", "aarch64"].contains(&v.name)) {
+            let mut files = Files::open(&format!("cpu.{variant}"));
+            for kernel in q35_core::link::kernels(request, variant) {
+                let listing = Cpu.listing(variant, &kernel).expect("a kernel of the model lowers");
+                files.check(&format!("{}.txt", kernel.name), &listing);
+            }
+            files.finish();
+        }
+    });
+}
+
+#[test]
+fn kernels_read_back_as_they_were_printed() {
+    for name in ["tiny-moe", "dense-tied-odd"] {
+        with_request(name, |request| {
+            for variant in Cpu.variants() {
+                for kernel in q35_core::link::kernels(request, variant) {
+                    let text = kernel.to_string();
+                    let read: q35_kernel::Kernel = text.parse().expect("a kernel's own text");
+                    assert_eq!(read.to_string(), text);
+                }
+            }
+        });
+    }
+}
+
+#[test]
+fn graphs_read_back_as_they_were_printed() {
+    with_request("tiny-moe", |request| {
+        let artifact = q35_core::compile(request).expect("compiles");
+        for (entry, text) in &artifact.graphs {
+            let read = q35_graph::text::program(entry, text).expect("a program's own text");
+            assert_eq!(&read.to_string(), text, "{entry}");
+        }
+    });
+}
+
+#[test]
+fn every_stage_can_be_shown() {
+    with_request("dense-tied-odd", |request| {
+        for stage in q35_core::stages() {
+            let text = q35_core::emit(request, stage).expect("a stage");
+            assert!(text.lines().count() > 10, "`{stage}` is empty");
+        }
+    });
+}

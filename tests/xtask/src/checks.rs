@@ -1,0 +1,167 @@
+//! Every check: cheap ones first, so that what fails mostly fails early.
+
+use crate::check::{Check, Outcome};
+use crate::{cargo, demo, done, fuzz, hygiene, output, root, target, tools};
+use std::collections::BTreeSet;
+use std::fs;
+
+pub const CHECKS: &[Check] = &[
+    Check { name: "hygiene", about: "nothing lies here that should not", run: hygiene::run },
+    Check { name: "rustfmt", about: "the code is formatted", run: rustfmt },
+    Check {
+        name: "avx2",
+        about: "this machine runs code for AVX2 and FMA, so the tests do",
+        run: avx2,
+    },
+    Check {
+        name: "qemu-aarch64",
+        about: "an emulator is here, so the tests run code for aarch64",
+        run: aarch64,
+    },
+    Check { name: "clippy", about: "no warnings, in tests and examples too", run: clippy },
+    Check {
+        name: "tests",
+        about: "unit, conformance, end-to-end and documentation tests",
+        run: tests,
+    },
+    Check {
+        name: "examples",
+        about: "the examples run, on each variant of the CPU code",
+        run: examples,
+    },
+    Check {
+        name: "fuzz",
+        about: "broken files, ten seconds for each kind",
+        run: || fuzz::run(10).into(),
+    },
+    Check { name: "docs", about: "the documentation builds without warnings", run: docs },
+    Check {
+        name: "demo",
+        about: "the README's first command, optimised",
+        run: || demo::run().into(),
+    },
+];
+
+/// The checks of these names, in our order; all for none.
+pub fn select(names: &[&str]) -> Result<Vec<&'static Check>, String> {
+    if let Some(unknown) = names.iter().find(|name| CHECKS.iter().all(|c| c.name != **name)) {
+        let known: Vec<_> = CHECKS.iter().map(|c| c.name).collect();
+        return Err(format!("`{unknown}` is none of the checks: {}", known.join(", ")));
+    }
+    Ok(CHECKS.iter().filter(|c| names.is_empty() || names.contains(&c.name)).collect())
+}
+
+fn rustfmt() -> Outcome {
+    if output(cargo(&["fmt", "--version"])).is_err() {
+        return Outcome::Skipped("rustfmt is not installed: `rustup component add rustfmt`".into());
+    }
+    done(cargo(&["fmt", "--all", "--check"])).into()
+}
+
+fn clippy() -> Outcome {
+    if output(cargo(&["clippy", "--version"])).is_err() {
+        return Outcome::Skipped("clippy is not installed: `rustup component add clippy`".into());
+    }
+    done(cargo(&["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"])).into()
+}
+
+fn tests() -> Outcome {
+    done(cargo(&["test", "--workspace"])).into()
+}
+
+fn avx2() -> Outcome {
+    match variants() {
+        list if list.contains(&"avx2") => Outcome::Passed,
+        list => Outcome::Skipped(format!("this machine runs only {}", list.join(", "))),
+    }
+}
+
+fn aarch64() -> Outcome {
+    let programs =
+        [("qemu-aarch64", "qemu-user"), ("aarch64-linux-gnu-gcc", "gcc-aarch64-linux-gnu")];
+    match tools::install(&programs) {
+        Ok(()) => Outcome::Passed,
+        Err(missing) => Outcome::Skipped(missing),
+    }
+}
+
+/// Values of `Q35_CPU` that this machine runs.
+#[cfg(target_arch = "x86_64")]
+fn variants() -> Vec<&'static str> {
+    let avx2 = std::is_x86_feature_detected!("avx2") && std::is_x86_feature_detected!("fma");
+    let native = avx2 && std::is_x86_feature_detected!("f16c");
+    [("sse2", true), ("avx2", avx2), ("native", native)]
+        .into_iter()
+        .filter(|v| v.1)
+        .map(|v| v.0)
+        .collect()
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+fn variants() -> Vec<&'static str> {
+    vec!["aarch64"]
+}
+
+/// What each example is run with; `ARTIFACT` and `WEIGHTS` stand for the small model's.
+const EXAMPLES: &[(&str, &str, &[&str])] = &[(
+    "q35-runtime",
+    "generate",
+    &["ARTIFACT", "WEIGHTS", "What is 3 plus 4?", "Say: good morrow"],
+)];
+
+fn examples() -> Outcome {
+    examples_run().into()
+}
+
+fn examples_run() -> Result<(), String> {
+    let known: BTreeSet<String> = EXAMPLES.iter().map(|(_, name, _)| (*name).into()).collect();
+    let found = found_examples();
+    if found != known {
+        return Err(format!("the examples are {found:?}, expected those of this table: {known:?}"));
+    }
+    let artifact = target().join("xtask/tiny.bin");
+    fs::create_dir_all(target().join("xtask"))
+        .map_err(|e| format!("no folder for an artifact: {e}"))?;
+    let (artifact, weights) = (artifact.display().to_string(), demo::WEIGHTS);
+    let config = format!("{weights}/config.json");
+    done(cargo(&[
+        "run",
+        "--quiet",
+        "--package",
+        "q35c",
+        "--",
+        "compile",
+        &config,
+        "-o",
+        &artifact,
+    ]))?;
+    for (package, name, args) in EXAMPLES {
+        for variant in variants() {
+            let mut command =
+                cargo(&["run", "--quiet", "--package", package, "--example", name, "--"]);
+            for arg in *args {
+                command.arg(arg.replace("ARTIFACT", &artifact).replace("WEIGHTS", weights));
+            }
+            command.env("Q35_CPU", variant);
+            done(command)?;
+        }
+    }
+    Ok(())
+}
+
+/// Names of all examples of the workspace.
+fn found_examples() -> BTreeSet<String> {
+    let inside = |folder| fs::read_dir(folder).into_iter().flatten().flatten().map(|e| e.path());
+    inside(root())
+        .flat_map(inside)
+        .flat_map(|package| inside(package.join("examples")))
+        .filter(|path| path.extension().is_some_and(|e| e == "rs"))
+        .filter_map(|path| Some(path.file_stem()?.to_string_lossy().into_owned()))
+        .collect()
+}
+
+fn docs() -> Outcome {
+    let mut cargo = cargo(&["doc", "--workspace", "--no-deps"]);
+    cargo.env("RUSTDOCFLAGS", "-D warnings");
+    done(cargo).into()
+}

@@ -1,0 +1,86 @@
+//! The README's first command: a model on a machine that has only Rust.
+
+use crate::{cargo, command, done, root, target};
+use std::fs;
+
+/// A small model, trained on Shakespeare's plays and short chats.
+pub const WEIGHTS: &str = "golden/checkpoints/tiny-moe";
+
+const PROMPT: &str = "\
+KING HENRY:
+Once more, good friends, we stand before the wall.
+
+";
+
+const QUESTION: &str = "What is 7 plus 8?";
+
+/// Build both programs, compile the model, and let it write and talk.
+///
+/// # Errors
+///
+/// Which command failed.
+pub fn run() -> Result<(), String> {
+    let folder = target().join("demo");
+    fs::create_dir_all(&folder).map_err(|e| format!("cannot make `{}`: {e}", folder.display()))?;
+    let artifact = folder.join("tiny.bin").display().to_string();
+    let config = format!("{WEIGHTS}/config.json");
+
+    step("cargo", &["build", "--release", "--package", "q35c", "--package", "q35"])?;
+    step("q35c", &["compile", &config, "-o", &artifact, "-v"])?;
+    step(
+        "q35",
+        &[
+            "run",
+            &artifact,
+            "--weights",
+            WEIGHTS,
+            "--prompt",
+            PROMPT,
+            "--max-tokens",
+            "300",
+            "--seed",
+            "7",
+        ],
+    )?;
+    step(
+        "q35",
+        &[
+            "run",
+            &artifact,
+            "--weights",
+            WEIGHTS,
+            "--chat",
+            QUESTION,
+            "--max-tokens",
+            "120",
+            "--greedy",
+        ],
+    )?;
+    eprintln!(
+        "\nThe artifact is `{artifact}`; README.md says how to do the same with a published model."
+    );
+    Ok(())
+}
+
+/// Say what is run, then run it.
+fn step(program: &str, args: &[&str]) -> Result<(), String> {
+    let shown: Vec<String> = args.iter().map(|arg| shown(arg)).collect();
+    eprintln!("\n$ {program} {}", shown.join(" "));
+    if program == "cargo" {
+        return done(cargo(args));
+    }
+    let built = target().join("release").join(format!("{program}{}", std::env::consts::EXE_SUFFIX));
+    done(command(&built.display().to_string(), args))
+}
+
+/// As one would type it.
+fn shown(arg: &str) -> String {
+    let arg = arg.strip_prefix(&format!("{}/", root().display())).unwrap_or(arg);
+    if arg.contains('\n') {
+        format!("$'{}'", arg.replace('\n', "\\n"))
+    } else if arg.contains([' ', '?']) {
+        format!("'{arg}'")
+    } else {
+        arg.to_owned()
+    }
+}

@@ -1,0 +1,50 @@
+//! Programs that are not Rust and that a check needs: found, or installed where that is ours to do.
+
+use crate::{command, done, output};
+use std::env;
+
+/// See to it that each program is there; each is named with the Debian package that has it.
+///
+/// As root on Debian, missing packages are installed. Elsewhere that is left to the user.
+///
+/// # Errors
+///
+/// Which program is missing, and what would help.
+pub fn install(programs: &[(&str, &str)]) -> Result<(), String> {
+    let missing: Vec<_> = programs.iter().filter(|(program, _)| !exists(program)).collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let names: Vec<_> = missing.iter().map(|(program, _)| *program).collect();
+    let packages: Vec<_> = missing.iter().map(|(_, package)| *package).collect();
+    let advice = format!(
+        "`{}` is missing; on Debian: `apt-get install {}`",
+        names.join("`, `"),
+        packages.join(" ")
+    );
+    if !(exists("apt-get") && is_root()) {
+        return Err(advice);
+    }
+    eprintln!("installing {}", packages.join(", "));
+    let apt = |args: &[&str]| {
+        let mut apt = command("apt-get", args);
+        apt.env("DEBIAN_FRONTEND", "noninteractive");
+        done(apt)
+    };
+    let install =
+        [&["install", "--yes", "--quiet", "--no-install-recommends"], packages.as_slice()].concat();
+    // Package lists may be stale or absent: only then are they worth the time.
+    apt(&install)
+        .or_else(|_| apt(&["update", "--quiet"]).and_then(|()| apt(&install)))
+        .map_err(|why| format!("{advice} (which failed: {why})"))
+}
+
+/// Whether a program of this name is in the path.
+fn exists(program: &str) -> bool {
+    let path = env::var_os("PATH").unwrap_or_default();
+    env::split_paths(&path).any(|folder| folder.join(program).is_file())
+}
+
+fn is_root() -> bool {
+    output(command("id", &["-u"])).is_ok_and(|id| id.trim() == "0")
+}
