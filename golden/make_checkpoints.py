@@ -9,7 +9,7 @@ repository, so tests need neither this script nor its packages.
     venv/bin/python golden/make_checkpoints.py              # all of them
     venv/bin/python golden/make_checkpoints.py NAME ...     # some of them
 
-CPU only, about a minute. Written for transformers 5.23. `tiny-moe` is a trained
+CPU only, a few minutes. Written for transformers 5.23. `tiny-moe` is a trained
 checkpoint and is not made here.
 
 Each checkpoint has the true Qwen3.5 architecture, with deliberately awkward sizes.
@@ -111,15 +111,17 @@ CHECKPOINTS = {
     ),
     # MoE in float16, one tensor per expert, one expert chosen, head ratio 4, three query
     # heads per KV head, the whole head rotated. No pattern in the file: the default, every
-    # fourth. A single shard with an index.
+    # fourth. A single shard with an index. With a single expert a tipped choice replaces a
+    # token's whole expert output, so the prompt is picked to leave no choice in doubt.
     "moe-perexpert-f16": dict(
-        seed=7465,
+        seed=7466,
         nested=True,
         root={"tie_word_embeddings": False},
         pattern=[LIN, LIN, LIN, FULL],
         lengths={"short": 43},
         per_expert=True,
         shards=1,
+        decisive=0.5,
         text=dict(
             vocab_size=257, hidden_size=76, num_hidden_layers=4,
             num_attention_heads=6, num_key_value_heads=2, head_dim=16,
@@ -402,20 +404,73 @@ def logits(model, ids):
     return model(input_ids=torch.tensor([ids]), use_cache=False).logits[0].float()
 
 
-def routing_gap(model, ids):
-    """The smallest gap between the last chosen and the first unchosen router logit. Where
-    it is tiny, rounding decides which expert runs; the seeds were picked to keep it large."""
-    gaps = []
-
-    def look(module, _, out):
-        top = out[0].topk(module.top_k + 1).values
-        gaps.append(float((top[:, -2] - top[:, -1]).min()))
-
-    hooks = [m.register_forward_hook(look) for m in model.modules() if type(m).__name__.endswith("TopKRouter")]
-    logits(model, ids)
+def router_logits(model, batch):
+    """Of each layer's router, the logits of `batch` [B, T], as [layers, B, T, E]; none in a dense model."""
+    seen = []
+    hooks = [m.register_forward_hook(lambda _, __, out: seen.append(out[0].float()))
+             for m in model.modules() if type(m).__name__.endswith("TopKRouter")]
+    model(input_ids=batch, use_cache=False)
     for hook in hooks:
         hook.remove()
-    return min(gaps, default=float("inf"))
+    return torch.stack(seen).unflatten(1, batch.shape) if seen else None
+
+
+def routing_gaps(model, seen):
+    """The gaps between the last chosen and the first unchosen router logit, [layers, B, T]."""
+    top = seen.topk(model.config.num_experts_per_tok + 1).values
+    return top[..., -2] - top[..., -1]
+
+
+def routing_gap(model, ids):
+    """The smallest gap of a run. Where it is tiny, rounding decides which expert runs; the
+    seeds were picked to keep it large."""
+    seen = router_logits(model, torch.tensor([ids]))
+    return float("inf") if seen is None else float(routing_gaps(model, seen).min())
+
+
+def decisive_prompt(model, rng, length, ids, least):
+    """A random prompt of `length` ids below `ids`, in which each token's gap is at least
+    `least` of the standard deviation of the router's logits (over the prompts tried when it
+    is picked), in every layer. A choice depends only on the tokens up to it, so each token
+    can be picked after those before it."""
+    prompt = []
+    while len(prompt) < length:
+        for some in torch.from_numpy(rng.permutation(ids)).split(32):
+            start = torch.tensor(prompt).long().expand(len(some), -1)
+            seen = router_logits(model, torch.cat([start, some[:, None]], 1))
+            gap = routing_gaps(model, seen)[..., -1] / seen.std((1, 2, 3))[:, None]
+            clear = some[gap.amin(0) >= least]
+            if len(clear):
+                prompt.append(int(clear[0]))
+                break
+        else:
+            raise AssertionError("another seed, please: no token leaves every router decided")
+    return prompt
+
+
+def check_decisive(model, half, ids, runs=10, noise=2.0**-8):
+    """The choices of experts must outlast rounding to bfloat16, wherever it is done: the
+    library's bfloat16 run, and float32 runs with random relative noise on the output of every
+    embedding, norm, mixer, MLP and layer, must choose what the float32 run chooses."""
+    def chosen(model):
+        k = model.config.num_experts_per_tok
+        return router_logits(model, torch.tensor([ids])).topk(k).indices.sort().values
+
+    def disturb(_, __, out):
+        return out * (1 + noise * torch.randn(out.shape, generator=generator)) if torch.is_tensor(out) else \
+            (disturb(_, __, out[0]), *out[1:])
+
+    want = chosen(model)
+    assert torch.equal(chosen(half), want), "the bfloat16 run chooses other experts"
+    places = ("Embedding", "RMSNorm", "GatedDeltaNet", "Attention", "SparseMoeBlock", "DecoderLayer")
+    generator = torch.Generator().manual_seed(0)
+    hooks = [m.register_forward_hook(disturb) for m in model.modules() if type(m).__name__.endswith(places)]
+    for _ in range(runs):
+        assert torch.equal(chosen(model), want), "under noise other experts are chosen"
+    for hook in hooks:
+        hook.remove()
+    used = [len(layer.unique()) for layer in want]
+    assert min(used) == model.config.num_experts, f"another seed, please: experts used by layer {used}"
 
 
 def greedy(model, ids):
@@ -451,7 +506,12 @@ def make(name):
     check_loaded(full, stored)
     for which, length in spec["lengths"].items():
         # no stop or image id in a prompt, nor (the seed sees to that) in a continuation
-        ids = np.random.default_rng([spec["seed"], length]).integers(0, V - 6, length).tolist()
+        rng = np.random.default_rng([spec["seed"], length])
+        if "decisive" in spec:
+            ids = decisive_prompt(full, rng, length, V - 6, spec["decisive"])
+            check_decisive(full, half, ids)
+        else:
+            ids = rng.integers(0, V - 6, length).tolist()
         f32, bf16 = logits(full, ids), logits(half, ids)
         again, margin = greedy(full, ids)
         # the cached run against one without a cache
@@ -466,7 +526,8 @@ def make(name):
         err = bf16 - f32
         print(f"{name} {which}: T {length}, logits std {f32.std():.2f} max {f32.abs().max():.1f}, "
               f"bf16 error rms {err.pow(2).mean().sqrt():.3f} max {err.abs().max():.2f}, "
-              f"routing gap {routing_gap(full, ids):.4f}, greedy distinct {len(set(again))}, "
+              f"routing gap {routing_gap(full, ids):.4f} ({routing_gap(full, ids + again):.4f} with continuation), "
+              f"greedy distinct {len(set(again))}, "
               f"margin min {min(margin):.4f}")
     print(f"{name}: {sum(f.stat().st_size for f in folder.rglob('*') if f.is_file()) / 2**20:.2f} MiB")
 

@@ -1,6 +1,6 @@
 //! `q35c compile`
 
-use crate::failure::{Failure, read_text};
+use crate::failure::{Failure, print, read_text};
 use crate::targets;
 use clap::{Args, ValueEnum};
 use q35_core::frontend::config::Parsed;
@@ -72,7 +72,8 @@ pub fn run(args: &Compile, verbose: u8) -> Result<(), Failure> {
     }
     let config = parsed.config;
     let targets = args.target.iter().map(|t| targets::find(t)).collect::<Result<Vec<_>, _>>()?;
-    let activations = args.activations.map_or(default_activations(targets[0].name()), Storage::dtype);
+    let activations =
+        args.activations.map_or(default_activations(targets[0].name()), Storage::dtype);
     let request = Request {
         text: &text,
         config: &config,
@@ -85,7 +86,7 @@ pub fn run(args: &Compile, verbose: u8) -> Result<(), Failure> {
         targets: &targets,
     };
     if let Some(stage) = &args.emit {
-        print!("{}", q35_core::emit(&request, stage).map_err(Failure::new)?);
+        print(&q35_core::emit(&request, stage).map_err(Failure::new)?)?;
     }
     let Some(output) = &args.output else { return Ok(()) };
     let artifact = q35_core::compile(&request).map_err(Failure::new)?;
@@ -111,4 +112,3 @@ pub fn read_config(path: &PathBuf) -> Result<(String, Parsed), Failure> {
     })?;
     Ok((text, parsed))
 }
-

@@ -22,11 +22,7 @@ pub struct Place<'a> {
 pub fn render(message: &str, place: Option<Place>, help: Option<&str>) -> String {
     let no_color = std::env::var_os("NO_COLOR").is_some_and(|v| !v.is_empty());
     let colored = std::io::stderr().is_terminal() && !no_color;
-    let renderer = if colored {
-        Renderer::styled()
-    } else {
-        Renderer::plain()
-    };
+    let renderer = if colored { Renderer::styled() } else { Renderer::plain() };
     render_with(&renderer, message, place, help)
 }
 
@@ -69,17 +65,8 @@ mod tests {
 
     fn shown(text: &str) -> String {
         let error = Config::parse(text).unwrap_err();
-        let place = Place {
-            file: "config.json",
-            text,
-            at: error.span(),
-        };
-        render_with(
-            &Renderer::plain(),
-            &error.to_string(),
-            Some(place),
-            error.help(),
-        )
+        let place = Place { file: "config.json", text, at: error.span() };
+        render_with(&Renderer::plain(), &error.to_string(), Some(place), error.help())
     }
 
     #[test]
@@ -132,11 +119,7 @@ mod tests {
 
     #[test]
     fn an_error_about_a_whole_file_names_it() {
-        let place = Place {
-            file: "config.json",
-            text: "",
-            at: None,
-        };
+        let place = Place { file: "config.json", text: "", at: None };
         assert_eq!(
             render_with(&Renderer::plain(), "too large", Some(place), None),
             "error: too large\n--> config.json"
@@ -147,20 +130,13 @@ mod tests {
     fn an_error_of_no_file_is_a_line_and_its_advice() {
         let plain = |help| render_with(&Renderer::plain(), "no such file `x`", None, help);
         assert_eq!(plain(None), "error: no such file `x`");
-        assert_eq!(
-            plain(Some("give a path")),
-            "error: no such file `x`\n |\n = help: give a path"
-        );
+        assert_eq!(plain(Some("give a path")), "error: no such file `x`\n |\n = help: give a path");
     }
 
     #[test]
     fn a_place_beyond_the_text_is_cut_to_it() {
         for at in [0..99, 99..100, 1..2, Range { start: 2, end: 1 }] {
-            let place = Place {
-                file: "f",
-                text: "é",
-                at: Some(at),
-            };
+            let place = Place { file: "f", text: "é", at: Some(at) };
             let shown = render_with(&Renderer::plain(), "m", Some(place), None);
             assert!(shown.starts_with("error: m\n --> f:1:"), "{shown}");
         }

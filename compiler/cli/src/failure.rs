@@ -1,6 +1,7 @@
 //! What ends a command: one line, the place, and advice, on stderr; exit 1.
 
 use crate::diagnostic::{self, Place};
+use std::io::{self, Write};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
@@ -32,11 +33,20 @@ impl Failure {
     }
 
     pub fn render(&self) -> String {
-        let place = self
-            .place
-            .as_ref()
-            .map(|(file, text, at)| Place { file, text, at: at.clone() });
+        let place =
+            self.place.as_ref().map(|(file, text, at)| Place { file, text, at: at.clone() });
         diagnostic::render(&self.message, place, self.help.as_deref())
+    }
+}
+
+/// Write data to stdout. That whoever read it has seen enough is no failure.
+pub fn print(text: &str) -> Result<(), Failure> {
+    let mut out = io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(e) if e.kind() != io::ErrorKind::BrokenPipe => {
+            Err(Failure::new(format!("cannot write to stdout: {e}")))
+        }
+        _ => Ok(()),
     }
 }
 

@@ -1,6 +1,6 @@
 //! `q35c inspect` and `q35c explain`: looking into an artifact.
 
-use crate::failure::Failure;
+use crate::failure::{Failure, print};
 use crate::{explain, extract, inspect, targets};
 use clap::Args;
 use q35_artifact::Artifact;
@@ -46,28 +46,25 @@ pub fn inspect(args: &Inspect) -> Result<(), Failure> {
         eprintln!("wrote {} files to `{}`", written.len(), dir.display());
     }
     if args.dot {
-        print!("{}", dot(&artifact)?);
+        print(&dot(&artifact)?)
     } else if args.json {
-        println!("{:#}", inspect::json(&artifact));
+        print(&format!("{:#}\n", inspect::json(&artifact)))
     } else if args.extract.is_none() {
-        print!("{}", inspect::text(&artifact));
+        print(&inspect::text(&artifact))
+    } else {
+        Ok(())
     }
-    Ok(())
 }
 
 pub fn explain(args: &Explain) -> Result<(), Failure> {
     let artifact = read(&args.artifact)?;
-    let options = explain::Options {
-        target: args.target.as_deref(),
-        depth: args.depth,
-        batch: args.batch,
-    };
+    let options =
+        explain::Options { target: args.target.as_deref(), depth: args.depth, batch: args.batch };
     let report = explain::explain(&artifact, options).map_err(Failure::new)?;
     match args.json {
-        true => println!("{:#}", explain::json(&report)),
-        false => print!("{}", explain::text(&report)),
+        true => print(&format!("{:#}\n", explain::json(&report))),
+        false => print(&explain::text(&report)),
     }
-    Ok(())
 }
 
 fn read(path: &Path) -> Result<Artifact, Failure> {

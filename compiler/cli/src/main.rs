@@ -70,7 +70,8 @@ fn main() -> ExitCode {
 
 fn synthesise(args: &Synth, verbose: u8) -> Result<(), Failure> {
     let (text, parsed) = compile::read_config(&args.config)?;
-    let made = synth::synth(&text, &parsed.config, &args.output, args.seed).map_err(Failure::new)?;
+    let made =
+        synth::synth(&text, &parsed.config, &args.output, args.seed).map_err(Failure::new)?;
     if verbose > 0 {
         eprintln!("wrote {} tensors, {} bytes, {} shards", made.tensors, made.bytes, made.shards);
     }

@@ -33,10 +33,7 @@ pub enum SynthError {
     #[error("`{}` already holds `{found}`, expected a directory without a checkpoint", path.display())]
     AlreadyThere { path: PathBuf, found: String },
     #[error("cannot write `{}`: {source}", path.display())]
-    Io {
-        path: PathBuf,
-        source: std::io::Error,
-    },
+    Io { path: PathBuf, source: std::io::Error },
 }
 
 /// Write a checkpoint of random weights into the directory `out`, made if it is not there:
@@ -74,28 +71,17 @@ fn synth_sharded(
     }
     if shards.len() > 1 {
         let index = index(&shards, bytes);
-        files.write("model.safetensors.index.json", |f| {
-            f.write_all(&pretty(&index))
-        })?;
+        files.write("model.safetensors.index.json", |f| f.write_all(&pretty(&index)))?;
     }
     let generation = generation_config(config_text, config);
-    files.write("generation_config.json", |f| {
-        f.write_all(&pretty(&generation))
-    })?;
+    files.write("generation_config.json", |f| f.write_all(&pretty(&generation)))?;
     files.write("config.json", |f| f.write_all(config_text.as_bytes()))?;
     files.commit()?;
-    Ok(Synthesised {
-        tensors: count,
-        bytes,
-        shards: shards.len(),
-    })
+    Ok(Synthesised { tensors: count, bytes, shards: shards.len() })
 }
 
 fn refuse_checkpoint(out: &Path) -> Result<(), SynthError> {
-    let failed = |source| SynthError::Io {
-        path: out.into(),
-        source,
-    };
+    let failed = |source| SynthError::Io { path: out.into(), source };
     let entries = match fs::read_dir(out) {
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(()),
         entries => entries.map_err(failed)?,
@@ -108,10 +94,7 @@ fn refuse_checkpoint(out: &Path) -> Result<(), SynthError> {
             || found == "generation_config.json"
             || found == "config.json";
         if of_checkpoint {
-            return Err(SynthError::AlreadyThere {
-                path: out.into(),
-                found: found.into(),
-            });
+            return Err(SynthError::AlreadyThere { path: out.into(), found: found.into() });
         }
     }
     Ok(())
@@ -147,10 +130,7 @@ fn shards(tensors: Vec<Tensor>, limit: u64) -> Vec<Shard> {
             let width = |t: &Tensor| std::cmp::Reverse(t.dtype.size());
             (width(a), &a.name).cmp(&(width(b), &b.name))
         });
-        Shard {
-            name: name(i),
-            tensors,
-        }
+        Shard { name: name(i), tensors }
     };
     groups.into_iter().enumerate().map(shard).collect()
 }
@@ -267,16 +247,8 @@ struct Pending {
 impl Pending {
     fn new(out: &Path) -> Result<Self, SynthError> {
         let made = !out.exists();
-        fs::create_dir_all(out).map_err(|source| SynthError::Io {
-            path: out.into(),
-            source,
-        })?;
-        Ok(Pending {
-            out: out.into(),
-            made,
-            names: Vec::new(),
-            committed: false,
-        })
+        fs::create_dir_all(out).map_err(|source| SynthError::Io { path: out.into(), source })?;
+        Ok(Pending { out: out.into(), made, names: Vec::new(), committed: false })
     }
 
     fn partial(&self, name: &str) -> PathBuf {
@@ -294,10 +266,7 @@ impl Pending {
             body(&mut file)?;
             file.flush()
         });
-        written.map_err(|source| SynthError::Io {
-            path: self.out.join(name),
-            source,
-        })
+        written.map_err(|source| SynthError::Io { path: self.out.join(name), source })
     }
 
     fn commit(mut self) -> Result<(), SynthError> {
@@ -346,10 +315,7 @@ mod tests {
             .map(|e| e.unwrap().file_name().into_string().unwrap())
             .collect();
         names.sort();
-        assert_eq!(
-            names,
-            ["config.json", "generation_config.json", "model.safetensors"]
-        );
+        assert_eq!(names, ["config.json", "generation_config.json", "model.safetensors"]);
         assert_eq!(fs::read_to_string(dir.0.join("config.json")).unwrap(), TINY);
 
         let bytes = fs::read(dir.0.join("model.safetensors")).unwrap();

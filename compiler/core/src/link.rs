@@ -10,7 +10,7 @@ use q35_artifact as artifact;
 use q35_artifact::{Artifact, ModelFacts, TargetSection};
 use q35_graph::Program;
 use q35_kernel::{Access, Kernel};
-use q35_target::{LowerError, Target, Variant};
+use q35_target::{Caps, LowerError, Target, Variant};
 use q35_types::DType;
 use rayon::prelude::*;
 
@@ -31,30 +31,34 @@ pub struct Request<'a> {
 /// [`LowerError`] when a target cannot lower one of the model's kernels.
 pub fn compile(request: &Request<'_>) -> Result<Artifact, LowerError> {
     let programs = optimised(request);
-    let mut schedule = scheduled(request, &programs);
     let mut targets = vec![];
+    let mut manifest: Option<artifact::Manifest> = None;
     for target in request.targets {
+        let first = target.variants().first().expect("a target has a variant");
+        let mut schedule = scheduled(request, &programs, &first.caps);
         let (kernels, variants) = lower(*target, &schedule)?;
         schedule.plan.kernels = kernels;
         targets.push(TargetSection {
             name: target.name().into(),
             activations: request.options.activations,
-            plan: schedule.plan.clone(),
+            plan: schedule.plan,
             variants,
         });
+        let known = manifest.get_or_insert_with(|| schedule.manifest.clone());
+        assert_eq!(*known, schedule.manifest, "targets read the same packed weights");
     }
     Ok(Artifact {
         config: request.text.into(),
         model: facts(request),
         graphs: programs.iter().map(|p| (p.entry.name().into(), p.to_string())).collect(),
-        manifest: schedule.manifest,
+        manifest: manifest.expect("a request has a target"),
         targets,
     })
 }
 
 /// Every kernel of the plan, in its order, as a variant gets it.
 pub fn kernels(request: &Request<'_>, variant: &Variant) -> Vec<Kernel> {
-    let schedule = scheduled(request, &optimised(request));
+    let schedule = scheduled(request, &optimised(request), &variant.caps);
     schedule.specs.iter().map(|spec| build(spec, variant, &schedule)).collect()
 }
 
@@ -121,8 +125,8 @@ fn optimised(request: &Request<'_>) -> Vec<Program> {
 /// Prefixes of the tensors of parts that are not compiled.
 const IGNORED: [&str; 2] = ["mtp.", "model.visual."];
 
-fn scheduled(request: &Request<'_>, programs: &[Program]) -> Schedule {
-    schedule(programs, request.limits, IGNORED.map(String::from).to_vec())
+fn scheduled(request: &Request<'_>, programs: &[Program], caps: &Caps) -> Schedule {
+    schedule(programs, request.limits, caps, IGNORED.map(String::from).to_vec())
 }
 
 fn variants<'a>(request: &'a Request<'_>) -> impl Iterator<Item = (&'a dyn Target, Variant)> {
@@ -164,7 +168,10 @@ fn lower(
             match descriptions.get_mut(number) {
                 None => descriptions.push(description),
                 Some(known) => {
-                    assert_eq!(known.params, description.params, "variants take the same arguments");
+                    assert_eq!(
+                        known.params, description.params,
+                        "variants take the same arguments"
+                    );
                     known.shared_bytes = known.shared_bytes.max(description.shared_bytes);
                 }
             }
@@ -208,10 +215,9 @@ fn facts(request: &Request<'_>) -> ModelFacts {
         context: config.max_position_embeddings,
         experts: match config.mlp {
             Mlp::Dense { .. } => None,
-            Mlp::Moe(moe) => Some(artifact::Experts {
-                count: moe.num_experts,
-                chosen: moe.num_experts_per_tok,
-            }),
+            Mlp::Moe(moe) => {
+                Some(artifact::Experts { count: moe.num_experts, chosen: moe.num_experts_per_tok })
+            }
         },
         dtype: config.dtype,
         tied: config.tied,

@@ -51,9 +51,13 @@ pub enum Part {
         #[serde(default)]
         transform: Transform,
     },
-    Zeros { rows: u32 },
+    Zeros {
+        rows: u32,
+    },
     /// Numbers of the compiler's, as bits of `f32`.
-    Values { bits: Vec<u32> },
+    Values {
+        bits: Vec<u32>,
+    },
 }
 
 impl Weight {

@@ -114,7 +114,9 @@ pub enum Times {
     Once,
     Step(Count),
     /// The `i32` at the start of this argument, which an earlier launch wrote.
-    Word { arg: u32 },
+    Word {
+        arg: u32,
+    },
 }
 
 /// What a parameter is bound to. Sizes are checked against the real memory when a plan is loaded.
@@ -123,7 +125,10 @@ pub enum Times {
 pub enum Arg {
     /// The step-parameter buffer.
     Step,
-    Arena { offset: u64, bytes: u64 },
+    Arena {
+        offset: u64,
+        bytes: u64,
+    },
     /// Index into [`Plan::buffers`].
     Buffer(u32),
     /// Index into the manifest's weights; of the block's layer; the whole table if it has experts.

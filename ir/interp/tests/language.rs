@@ -2,7 +2,7 @@
 
 use q35_interp::kernel::{Arg, Counters, Fault, Program, Traffic, run};
 use q35_kernel::text::parse;
-use q35_kernel::{KernelBuilder, PanelArgs};
+use q35_kernel::{KernelBuilder, Machine, PanelArgs};
 use q35_types::DType;
 
 fn ints(values: &[i32]) -> Vec<u8> {
@@ -14,28 +14,18 @@ fn floats(values: &[f32]) -> Vec<u8> {
 }
 
 fn as_ints(bytes: &[u8]) -> Vec<i32> {
-    bytes
-        .chunks_exact(4)
-        .map(|b| i32::from_le_bytes(b.try_into().expect("four")))
-        .collect()
+    bytes.chunks_exact(4).map(|b| i32::from_le_bytes(b.try_into().expect("four"))).collect()
 }
 
 fn as_floats(bytes: &[u8]) -> Vec<f32> {
-    bytes
-        .chunks_exact(4)
-        .map(|b| DType::F32.read_f32(b))
-        .collect()
+    bytes.chunks_exact(4).map(|b| DType::F32.read_f32(b)).collect()
 }
 
 /// Run the text on `out`, `n` words of -1, for one task.
 fn words(lanes: u32, dtype: &str, n: usize, body: &str) -> (Vec<u8>, Result<Counters, Fault>) {
     let text = format!("kernel k lanes {lanes} param out: {dtype} readwrite {body}");
     let mut out = vec![0xff; n * 4];
-    let result = run(
-        &parse(&text).expect("it can be read"),
-        &mut [Arg::Write(&mut out)],
-        0..1,
-    );
+    let result = run(&parse(&text).expect("it can be read"), &mut [Arg::Write(&mut out)], 0..1);
     (out, result)
 }
 
@@ -151,33 +141,92 @@ fn integers_wrap_and_divide_toward_zero() {
 }
 
 #[test]
-fn folds_are_in_halves_of_any_number_of_lanes() {
-    // Of five: 4 joins 0, then 2 and 3 join 0 and 1, then 1 joins 0.
-    let values = [1e8f32, 1.0, -1e8, 2.0, 3.0];
-    let expected = ((values[0] + values[4]) + values[2]) + (values[1] + values[3]);
-    let text = parse(
-        "kernel k lanes 5 param x: f32 read param out: f32 write
-         %0: i32 = lane %1: f32 = load x[%0] %2: f32 = group sum %1 store out[%0], %2",
-    );
-    let (x, mut out) = (floats(&values), vec![0; 20]);
-    let args = &mut [Arg::Read(&x), Arg::Write(&mut out)];
-    let counters = run(&text.expect("it can be read"), args, 0..1).expect("it runs");
-    assert_eq!(as_floats(&out), [expected; 5]);
-    assert_eq!(counters.flops, 4);
+fn a_cluster_folds_neighbours_first_and_gives_all_its_lanes_the_result() {
+    let values = [1e8f32, 1.0, -1e8, 2.0, 3.0, 0.25, 1e-8, 7.0];
+    let four = |v: &[f32]| (v[0] + v[1]) + (v[2] + v[3]);
+    let (low, high) = (four(&values), four(&values[4..]));
+    let x = floats(&values);
+    for (size, expected) in
+        [(1, values.to_vec()), (4, [[low; 4], [high; 4]].concat()), (8, vec![low + high; 8])]
+    {
+        let text = format!(
+            "kernel k lanes 8 param x: f32 read param out: f32 write
+             %0: i32 = lane %1: f32 = load x[%0] %2: f32 = cluster sum %1, {size} store out[%0], %2"
+        );
+        let mut out = vec![0; 32];
+        let args = &mut [Arg::Read(&x), Arg::Write(&mut out)];
+        let counters = run(&parse(&text).expect("it can be read"), args, 0..1).expect("it runs");
+        assert_eq!(as_floats(&out), expected, "{size}");
+        assert_eq!(counters.flops, 8 / size * (size - 1), "{size}");
+    }
+}
+
+#[test]
+fn the_lower_lane_is_the_left_operand_of_a_fold() {
+    // An operand that is no number gives the right one, so that in each pair the upper lane decides.
+    let last = "%0: i32 = lane %1: i32 = const 2 %2: bool = lt %0, %1
+        %3: f32 = const 0x7fc00000 %4: f32 = const 5.0";
+    for op in ["min", "max"] {
+        for (choice, expected) in [("%3, %4", 5.0), ("%4, %3", 7.0)] {
+            let body = format!(
+                "{last} %5: f32 = select %2, {choice} %6: f32 = cluster {op} %5, 4
+                 %7: bool = ne %6, %6 %8: f32 = const 7.0 %9: f32 = select %7, %8, %6 store out[%0], %9"
+            );
+            gives_floats(4, &body, &[expected; 4]);
+        }
+    }
+}
+
+#[test]
+fn clusters_fold_vectors_and_integers() {
     gives(
-        3,
-        "%0: i32 = lane %1: i32x2 = splat %0 %2: i32x2 = group max %1 %3: i32 = extract %2, 1 store out[%0], %3",
-        &[2; 3],
+        4,
+        "%0: i32 = lane %1: i32 = const 10 %2: i32 = sub %1, %0 %3: i32x2 = vector %0, %2
+         %4: i32x2 = cluster min %3, 2 %5: i32x2 = cluster max %3, 4 %6: i32x2 = cluster sum %3, 2
+         %7: i32 = const 6 %8: i32 = mul %0, %7 store out[%8], %4
+         %9: i32 = const 2 %11: i32 = add %8, %9 store out[%11], %5
+         %10: i32 = add %11, %9 store out[%10], %6",
+        &[[0, 9, 3, 10, 1, 19], [0, 9, 3, 10, 1, 19], [2, 7, 3, 10, 5, 15], [2, 7, 3, 10, 5, 15]]
+            .concat(),
     );
 }
 
 #[test]
-fn a_scan_includes_its_own_lane() {
+fn lanes_know_their_subgroup() {
+    let kernel = "kernel k lanes 12 subgroup 4 param out: i32 write
+        %0: i32 = lane %1: i32 = subgroup store out[%0], %1";
+    let mut out = vec![0; 48];
+    run(&parse(kernel).expect("it can be read"), &mut [Arg::Write(&mut out)], 0..1)
+        .expect("it runs");
+    assert_eq!(as_ints(&out), [0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2]);
+}
+
+#[test]
+fn vectors_are_made_of_scalars_lane_by_lane() {
     gives(
-        5,
-        "%0: i32 = lane %1: i32 = group_scan %0 store out[%0], %1",
-        &[0, 1, 3, 6, 10],
+        2,
+        "%0: i32 = lane %1: i32 = const 7 %2: i32 = const 4 %3: i32 = mul %0, %2 %4: i32 = sub %1, %0
+         %5: i32x4 = vector %1, %0, %4, %3 store out[%3], %5",
+        &[7, 0, 7, 0, 7, 1, 6, 4],
     );
+}
+
+#[test]
+fn floats_become_integers_toward_zero_and_within_range() {
+    let values = [1.9f32, -1.9, -0.0, 0.0, 2_147_483_520.0, 3e9, f32::INFINITY, f32::NEG_INFINITY];
+    let text = "kernel k lanes 1 param x: f32 read param out: i32 write
+        %0: i32 = const 0 %1: f32x8 = load x[%0] %2: i32x8 = float_to_int %1 store out[%0], %2
+        %3: i32 = const 8 %4: f32 = const 0x7fc00000 %5: i32 = float_to_int %4 store out[%3], %5";
+    let (x, mut out) = (floats(&values), vec![0xff; 36]);
+    let args = &mut [Arg::Read(&x), Arg::Write(&mut out)];
+    run(&parse(text).expect("it can be read"), args, 0..1).expect("it runs");
+    let expected = [1, -1, 0, 0, 2_147_483_520, i32::MAX, i32::MAX, i32::MIN, 0];
+    assert_eq!(as_ints(&out), expected);
+}
+
+#[test]
+fn a_scan_includes_its_own_lane() {
+    gives(5, "%0: i32 = lane %1: i32 = group_scan %0 store out[%0], %1", &[0, 1, 3, 6, 10]);
 }
 
 #[test]
@@ -192,12 +241,25 @@ fn narrow_floats_round_to_the_nearest_and_ties_to_even() {
         let (mut narrow, mut out) = (vec![0; 8], vec![0; 16]);
         let args = &mut [Arg::Read(&x), Arg::Write(&mut narrow), Arg::Write(&mut out)];
         run(&parse(&text).expect("it can be read"), args, 0..1).expect("it runs");
-        let last = if dtype == DType::F16 {
-            f32::INFINITY
-        } else {
-            dtype.read_f32(&narrow[6..])
-        };
+        let last = if dtype == DType::F16 { f32::INFINITY } else { dtype.read_f32(&narrow[6..]) };
         assert_eq!(as_floats(&out), [1.0, 1.0 + 2.0 * ulp, 1.0 + ulp, last]);
+    }
+}
+
+#[test]
+fn narrow_shared_arrays_keep_what_a_narrow_buffer_would() {
+    for (dtype, ulp) in [(DType::Bf16, 2f32.powi(-7)), (DType::F16, 2f32.powi(-10))] {
+        let text = format!(
+            "kernel k lanes 1 param x: f32 read param out: f32 write shared narrow: {dtype}[5]
+             %0: i32 = const 0 %1: i32 = const 1 %2: f32x4 = load x[%0] store narrow[%1], %2
+             %3: f32x4 = load narrow[%1] store out[%0], %3"
+        );
+        let x = floats(&[1.0 + ulp / 2.0, 1.0 + ulp * 1.5, 1.0 + ulp * 0.51, -0.0]);
+        let mut out = vec![0; 16];
+        let args = &mut [Arg::Read(&x), Arg::Write(&mut out)];
+        let counters = run(&parse(&text).expect("it can be read"), args, 0..1).expect("it runs");
+        assert_eq!(as_floats(&out), [1.0, 1.0 + 2.0 * ulp, 1.0 + ulp, -0.0]);
+        assert_eq!(counters.shared, Traffic { loaded: 8, stored: 8 });
     }
 }
 
@@ -205,7 +267,10 @@ fn narrow_floats_round_to_the_nearest_and_ties_to_even() {
 fn panel_dot_is_what_its_loops_are() {
     let (rows, panels, k) = (5, 3, 7);
     let kernel = |native: bool, accumulate: bool| {
-        let b = KernelBuilder::new("product", 1, true, native);
+        let b = KernelBuilder::new(
+            "product",
+            Machine { lanes: 1, subgroup: 1, fma: true, panel_dot: native },
+        );
         let (x, w) = (b.input("x", DType::F32), b.input("w", DType::Bf16));
         let out = b.state("out", DType::F32);
         b.panel_dot(PanelArgs {
@@ -223,15 +288,9 @@ fn panel_dot_is_what_its_loops_are() {
         });
         b.finish()
     };
-    let x = floats(
-        &(0..2 + rows * k)
-            .map(|i| (i as f32 * 0.7).sin())
-            .collect::<Vec<_>>(),
-    );
+    let x = floats(&(0..2 + rows * k).map(|i| (i as f32 * 0.7).sin()).collect::<Vec<_>>());
     let mut w = vec![0; 2 * (16 + 16 * k * panels)];
-    w.chunks_exact_mut(2)
-        .enumerate()
-        .for_each(|(i, b)| DType::Bf16.write_f32((i as f32).cos(), b));
+    w.chunks_exact_mut(2).enumerate().for_each(|(i, b)| DType::Bf16.write_f32((i as f32).cos(), b));
     for accumulate in [false, true] {
         let [native, loops] = [true, false].map(|native| {
             let mut out = floats(&vec![0.25; 1 + rows * (16 * panels + 2)]);
@@ -259,18 +318,9 @@ fn tables_are_read_by_entry() {
     let kernel = parse(text).expect("it can be read");
     let args = &mut [Arg::Table(&[&a, &b]), Arg::Write(&mut out)];
     let counters = run(&kernel, args, 0..2).expect("it runs");
-    assert_eq!(
-        counters.params[0],
-        Traffic {
-            loaded: 8,
-            stored: 0
-        }
-    );
+    assert_eq!(counters.params[0], Traffic { loaded: 8, stored: 0 });
     let fault = run(&kernel, args, 2..3).expect_err("there is no third");
-    assert_eq!(
-        fault.to_string(),
-        "`k`, task 2, lane 0: entry 2 of `list`, expected less than 2"
-    );
+    assert_eq!(fault.to_string(), "`k`, task 2, lane 0: entry 2 of `list`, expected less than 2");
     assert_eq!(as_ints(&out), [2, 4, 0]);
 }
 
@@ -282,11 +332,7 @@ fn accesses_beyond_a_memory_are_faults() {
         )
     };
     faults(1, "%0: i32 = const 4 store out[%0], %0", &beyond("4"));
-    faults(
-        1,
-        "%0: i32 = const -1 %1: i32 = load out[%0]",
-        &beyond("-1"),
-    );
+    faults(1, "%0: i32 = const -1 %1: i32 = load out[%0]", &beyond("-1"));
     faults(
         1,
         "%0: i32 = const 1 %1: i32x4 = splat %0 store out[%0], %1",
@@ -375,12 +421,7 @@ fn arguments_must_fit_the_parameters() {
         .expect("it can be read");
     let mut bytes = vec![];
     let refused = |args: &mut [Arg<'_>], message: &str| {
-        assert_eq!(
-            run(&kernel, args, 0..1)
-                .expect_err("it does not fit")
-                .to_string(),
-            message
-        );
+        assert_eq!(run(&kernel, args, 0..1).expect_err("it does not fit").to_string(), message);
     };
     refused(&mut [], "`k` is given 0 arguments, expected 2");
     refused(
@@ -401,9 +442,7 @@ fn what_does_not_verify_does_not_run() {
         fault.to_string(),
         "`k` is not a valid kernel: `%0: f32 = task`: the result is f32, expected i32"
     );
-    let values: String = (0..5000)
-        .map(|v| format!("%{}: f32x16 = splat %0 ", v + 1))
-        .collect();
+    let values: String = (0..5000).map(|v| format!("%{}: f32x16 = splat %0 ", v + 1)).collect();
     let kernel = parse(&format!("kernel k lanes 1024 %0: f32 = const 1.0 {values}"))
         .expect("it can be read");
     assert!(matches!(Program::new(&kernel), Err(Fault::TooLarge { .. })));
@@ -416,13 +455,8 @@ fn a_budget_ends_long_loops() {
          for %2: i32 in %0..%1 step 1 { for %3: i32 in %0..%1 step 1 { } }",
     );
     let program = Program::new(&kernel.expect("it can be read")).expect("it verifies");
-    let fault = program
-        .run_within(&mut [], 0..1, 10_000)
-        .expect_err("it is long");
-    assert_eq!(
-        fault.to_string(),
-        "`k`, task 0, lane 0: more work than the budget allows"
-    );
+    let fault = program.run_within(&mut [], 0..1, 10_000).expect_err("it is long");
+    assert_eq!(fault.to_string(), "`k`, task 0, lane 0: more work than the budget allows");
 }
 
 #[test]
@@ -434,24 +468,7 @@ fn counters_count_lanes_that_take_part() {
     let (x, mut out) = (vec![0; 10], vec![0; 16]);
     let args = &mut [Arg::Read(&x), Arg::Write(&mut out)];
     let counters = run(&parse(text).expect("it can be read"), args, 0..2).expect("it runs");
-    let params = vec![
-        Traffic {
-            loaded: 24,
-            stored: 0,
-        },
-        Traffic {
-            loaded: 0,
-            stored: 24,
-        },
-    ];
+    let params = vec![Traffic { loaded: 24, stored: 0 }, Traffic { loaded: 0, stored: 24 }];
     let shared = Traffic::default();
-    assert_eq!(
-        counters,
-        Counters {
-            params,
-            shared,
-            flops: 2 * 3 * 5,
-            barriers: 2
-        }
-    );
+    assert_eq!(counters, Counters { params, shared, flops: 2 * 3 * 5, mma_flops: 0, barriers: 2 });
 }

@@ -10,13 +10,23 @@ use q35_types::DType;
 use std::cell::RefCell;
 use std::collections::HashMap;
 
+/// What of a machine decides which instructions the builder writes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Machine {
+    /// Lanes of a group.
+    pub lanes: u32,
+    /// Lanes of a subgroup.
+    pub subgroup: u32,
+    /// Whether multiply-adds are fused: [`Inst::Fma`] or a multiplication and an addition.
+    pub fma: bool,
+    /// Whether there is a micro-kernel for [`Inst::PanelDot`].
+    pub panel_dot: bool,
+}
+
 /// Builds one [`Kernel`].
 pub struct KernelBuilder {
     state: RefCell<State>,
-    /// Whether multiply-adds are fused: [`Inst::Fma`] or a multiplication and an addition.
-    fma: bool,
-    /// Whether the target has a micro-kernel for [`Inst::PanelDot`].
-    panel_dot: bool,
+    machine: Machine,
 }
 
 struct State {
@@ -30,13 +40,14 @@ struct State {
 }
 
 impl KernelBuilder {
-    /// `fma` and `panel_dot` say what the target can do.
-    pub fn new(name: impl Into<String>, lanes: u32, fma: bool, panel_dot: bool) -> Self {
+    pub fn new(name: impl Into<String>, machine: Machine) -> Self {
         let kernel = Kernel {
             name: name.into(),
-            lanes,
+            lanes: machine.lanes,
+            subgroup: machine.subgroup,
             params: vec![],
             shared: vec![],
+            accumulators: vec![],
             types: vec![],
             body: Block::default(),
         };
@@ -47,7 +58,7 @@ impl KernelBuilder {
             literals: HashMap::new(),
             open: vec![Block::default()],
         };
-        KernelBuilder { state: RefCell::new(state), fma, panel_dot }
+        KernelBuilder { state: RefCell::new(state), machine }
     }
 
     pub fn finish(self) -> Kernel {
@@ -59,8 +70,8 @@ impl KernelBuilder {
         state.kernel
     }
 
-    pub fn has_panel_dot(&self) -> bool {
-        self.panel_dot
+    pub fn machine(&self) -> Machine {
+        self.machine
     }
 
     // ---- memory ----
@@ -96,6 +107,13 @@ impl KernelBuilder {
         let arrays = &mut self.state.borrow_mut().kernel.shared;
         arrays.push(Array { name: name.into(), dtype, len: len.max(1) });
         Mem::Shared(arrays.len() as u32 - 1)
+    }
+
+    /// Sums of [`mma`](Self::mma), `m` x `n` for each subgroup.
+    pub fn accumulator(&self, name: &str, m: u32, n: u32) -> Acc {
+        let accumulators = &mut self.state.borrow_mut().kernel.accumulators;
+        accumulators.push(Accumulator { name: name.into(), m, n });
+        Acc(accumulators.len() as u32 - 1)
     }
 
     fn add_param(&self, name: &str, dtype: DType, access: Access, table: bool) -> Mem {
@@ -138,6 +156,23 @@ impl KernelBuilder {
         self.emit(Inst::Lane, Type::I32)
     }
 
+    /// Number of the lane's subgroup in the group.
+    pub fn subgroup(&self) -> Expr<'_> {
+        self.emit(Inst::Subgroup, Type::I32)
+    }
+
+    /// Scalars as one value; one of them is itself.
+    pub fn vector<'k>(&'k self, elements: &[Expr<'k>]) -> Expr<'k> {
+        if let &[one] = elements {
+            return one;
+        }
+        assert!(matches!(elements.len(), 2 | 4 | 8 | 16), "1, 2, 4, 8 or 16 elements");
+        let ty = elements[0].ty();
+        assert!(ty.width == 1 && elements.iter().all(|e| e.ty() == ty), "scalars of one type");
+        let ty = Type { width: elements.len() as u8, ..ty };
+        self.emit(Inst::Vector(values(elements)), ty)
+    }
+
     pub fn f(&self, v: f32) -> Expr<'_> {
         self.literal(Literal::F32(v))
     }
@@ -156,9 +191,14 @@ impl KernelBuilder {
     }
 
     /// `a * b + c`, fused where the target's multiply-adds are.
-    pub fn mul_add<'k>(&'k self, a: impl Operand<'k>, b: impl Operand<'k>, c: impl Operand<'k>) -> Expr<'k> {
+    pub fn mul_add<'k>(
+        &'k self,
+        a: impl Operand<'k>,
+        b: impl Operand<'k>,
+        c: impl Operand<'k>,
+    ) -> Expr<'k> {
         let (a, b, c) = (a.operand(self), b.operand(self), c.operand(self));
-        if !self.fma {
+        if !self.machine.fma {
             return a * b + c;
         }
         let ty = [a, b, c].map(Expr::ty).into_iter().max_by_key(|t| t.width).expect("three");
@@ -171,10 +211,22 @@ impl KernelBuilder {
         self.push(Stmt { results: vec![], inst: Inst::Barrier });
     }
 
-    pub fn group<'k>(&'k self, op: ReduceOp, v: Expr<'k>) -> Expr<'k> {
-        self.emit(Inst::Group(op, v.value), v.ty())
+    /// `v` folded over each aligned cluster of `size` lanes; see [`Inst::Cluster`].
+    pub fn cluster<'k>(&'k self, op: ReduceOp, v: Expr<'k>, size: u32) -> Expr<'k> {
+        let lanes = self.machine.lanes;
+        assert!(size.is_power_of_two() && lanes.is_multiple_of(size), "{size} of {lanes} lanes");
+        if size == 1 {
+            return v;
+        }
+        self.emit(Inst::Cluster { op, value: v.value, size }, v.ty())
     }
 
+    /// `v` folded over all lanes of the group, whose number is a power of two.
+    pub fn group<'k>(&'k self, op: ReduceOp, v: Expr<'k>) -> Expr<'k> {
+        self.cluster(op, v, self.machine.lanes)
+    }
+
+    /// Inclusive sum over the lanes up to this one; see [`Inst::GroupScan`].
     pub fn group_scan<'k>(&'k self, v: Expr<'k>) -> Expr<'k> {
         self.emit(Inst::GroupScan(v.value), v.ty())
     }

@@ -56,7 +56,7 @@ impl<'k> Expr<'k> {
             UnaryOp::Neg | UnaryOp::Abs | UnaryOp::Sqrt => (Scalar::F32, Scalar::F32),
             UnaryOp::Not => (Scalar::Bool, Scalar::Bool),
             UnaryOp::IntToFloat | UnaryOp::BitsToFloat => (Scalar::I32, Scalar::F32),
-            UnaryOp::FloatToBits => (Scalar::F32, Scalar::I32),
+            UnaryOp::FloatToInt | UnaryOp::FloatToBits => (Scalar::F32, Scalar::I32),
         };
         assert_eq!(self.ty().scalar, from, "operand of {op:?}");
         self.k.emit(Inst::Unary(op, self.value), self.ty().with(to))
@@ -169,6 +169,11 @@ impl<'k> Expr<'k> {
         self.unary(UnaryOp::IntToFloat)
     }
 
+    /// Toward zero, the nearest `i32` beyond its range, 0 for NaN.
+    pub fn to_i32(self) -> Expr<'k> {
+        self.unary(UnaryOp::FloatToInt)
+    }
+
     /// The scalar in every element.
     pub fn splat(self, width: u8) -> Expr<'k> {
         assert_eq!(self.ty().width, 1, "only a scalar is repeated");
@@ -198,6 +203,11 @@ impl<'k> Expr<'k> {
     /// Largest element.
     pub fn largest(self) -> Expr<'k> {
         self.reduce(ReduceOp::Max)
+    }
+
+    /// Smallest element.
+    pub fn smallest(self) -> Expr<'k> {
+        self.reduce(ReduceOp::Min)
     }
 
     fn reduce(self, op: ReduceOp) -> Expr<'k> {

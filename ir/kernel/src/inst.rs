@@ -60,10 +60,29 @@ pub struct Param {
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Array {
     pub name: String,
-    /// `f32` or `i32`.
     pub dtype: DType,
     pub len: u32,
 }
+
+/// Sums of [`Inst::Mma`], `f32`, a matrix that each subgroup has for itself, held by its lanes as
+/// the machine likes. Its contents are undefined when a task begins.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Accumulator {
+    pub name: String,
+    /// Rows, a multiple of [`MMA_M`]; a machine may want a larger one.
+    pub m: u32,
+    /// Columns, a multiple of [`MMA_N`]; a machine may want a larger one.
+    pub n: u32,
+}
+
+/// The smallest matrix product that any matrix unit has: `m16n8k16` of PTX. Others are multiples.
+pub const MMA_M: u32 = 16;
+pub const MMA_N: u32 = 8;
+pub const MMA_K: u32 = 16;
+
+/// An [`Accumulator`] by number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Acc(pub u32);
 
 /// Which memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -102,6 +121,8 @@ pub enum UnaryOp {
     Not,
     /// `i32` to `f32`, to nearest
     IntToFloat,
+    /// `f32` to `i32`, toward zero; the nearest `i32` beyond its range, 0 for NaN
+    FloatToInt,
     /// Same bits, `i32` as `f32`
     BitsToFloat,
     /// Same bits, `f32` as `i32`
@@ -147,6 +168,9 @@ pub enum CompareOp {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum ReduceOp {
     Sum,
+    /// As [`BinaryOp::Min`].
+    Min,
+    /// As [`BinaryOp::Max`].
     Max,
 }
 
@@ -170,6 +194,23 @@ pub struct PanelDot {
     pub accumulate: bool,
 }
 
+/// The operands of [`Inst::Mma`]. Both matrices are in shared arrays of one 16-bit type; indices and
+/// strides are `i32`, in elements, the same for all lanes of a subgroup.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Mma {
+    pub acc: Acc,
+    /// `a[i, j]` is at `a + i * a_row + j`.
+    pub a: Place,
+    pub a_row: Value,
+    /// `b[j, n]` is at `b + j * b_row + n`, or with `b_columns` at `b + n * b_row + j`.
+    pub b: Place,
+    pub b_row: Value,
+    /// Whether columns of `b` lie in one piece, as the rows of a weight do.
+    pub b_columns: bool,
+    /// A multiple of [`MMA_K`].
+    pub k: u32,
+}
+
 #[derive(Debug, Clone, PartialEq)]
 pub enum Inst {
     Const(Literal),
@@ -177,6 +218,8 @@ pub enum Inst {
     Task,
     /// Number of the lane in its group.
     Lane,
+    /// Number of the lane's subgroup in the group: `lane / subgroup`.
+    Subgroup,
     Unary(UnaryOp, Value),
     Binary(BinaryOp, Value, Value),
     /// `a * b + c`, rounded once. Only on targets whose capabilities have it.
@@ -186,28 +229,77 @@ pub enum Inst {
     Select(Value, Value, Value),
     /// A scalar in every element.
     Splat(Value, u8),
+    /// 2, 4, 8 or 16 scalars as one value.
+    Vector(Vec<Value>),
     /// One element.
     Extract(Value, u8),
     /// Elements folded in halves: `v[i] op v[i + w/2]`, until one is left.
     Reduce(ReduceOp, Value),
     /// `width` neighbouring elements, widened to `f32` or as `i32`. No alignment beyond the element's.
-    Load { at: Place, width: u8 },
+    Load {
+        at: Place,
+        width: u8,
+    },
     /// Rounded to the element type, to nearest, ties to even.
-    Store { at: Place, value: Value },
+    Store {
+        at: Place,
+        value: Value,
+    },
     /// `out[r, p, :] (+)= Σⱼ x[r, j] · w[p, j, :]`, each sum in ascending `j`: the matrix product of a
     /// CPU, which may have a micro-kernel for it. Of a panel, always all sixteen columns are written.
     /// Fused or not, the multiply-add is what the target's is everywhere.
     PanelDot(PanelDot),
-    /// Over the lanes of the group, folded in halves; every lane gets it. Uniform control only.
-    Group(ReduceOp, Value),
-    /// Inclusive sum over lanes `0..=lane`. Uniform control only.
+    /// `value` folded over each aligned cluster of `size` lanes, a power of two that divides the
+    /// lanes of the group; every lane of the cluster gets it. By butterflies at the distances
+    /// `d = 1, 2, 4, .. size/2`: a lane's value is folded with that of lane `^ d`, the lower lane's on
+    /// the left. So the order follows from `size` alone, whatever a subgroup is. A vector is folded
+    /// element by element. Control is uniform over the group.
+    Cluster {
+        op: ReduceOp,
+        value: Value,
+        size: u32,
+    },
+    /// Inclusive sum over lanes `0..=lane`, for `d = 1, 2, 4, ..`: each lane from `d` on adds what
+    /// lane `- d` had before, on the left. Control is uniform over the group.
     GroupScan(Value),
-    /// Makes shared and global writes of the group visible to the group. Uniform control only.
+    /// All sums of this subgroup become zero. Like the three that follow, it is done by a subgroup
+    /// as a whole, in control that is uniform over the subgroup.
+    MmaZero(Acc),
+    /// `acc[i, n] += Σⱼ a[i, j] · b[j, n]`. Products are exact and sums are `f32`; in which order the
+    /// products of [`MMA_K`] neighbouring `j` are added, and how that is rounded, is the machine's, so
+    /// that machines agree within bounds and not to the bit.
+    Mma(Mma),
+    /// `acc[i, n]` from `at + i * row + n`, `f32`.
+    MmaLoad {
+        acc: Acc,
+        at: Place,
+        row: Value,
+    },
+    /// `acc[i, n]` to `at + i * row + n`, `f32`.
+    MmaStore {
+        acc: Acc,
+        at: Place,
+        row: Value,
+    },
+    /// Makes shared and global writes of the group visible to the group. Control is uniform over the
+    /// group.
     Barrier,
     /// `for var in (start..end).step_by(step)`, `step` a positive constant.
-    For { start: Value, end: Value, step: u32, var: Value, init: Vec<Value>, carried: Vec<Value>, body: Block },
+    For {
+        start: Value,
+        end: Value,
+        step: u32,
+        var: Value,
+        init: Vec<Value>,
+        carried: Vec<Value>,
+        body: Block,
+    },
     /// Both blocks yield as many values as the statement has results.
-    If { cond: Value, then: Block, otherwise: Block },
+    If {
+        cond: Value,
+        then: Block,
+        otherwise: Block,
+    },
 }
 
 /// Results and what makes them.
@@ -231,8 +323,12 @@ pub struct Kernel {
     pub name: String,
     /// Lanes of a group.
     pub lanes: u32,
+    /// Lanes of a subgroup, a power of two that divides `lanes`; 1 on a CPU. It decides who owns an
+    /// accumulator, and nothing else about results.
+    pub subgroup: u32,
     pub params: Vec<Param>,
     pub shared: Vec<Array>,
+    pub accumulators: Vec<Accumulator>,
     /// Type of each [`Value`], by number.
     pub types: Vec<Type>,
     pub body: Block,
@@ -249,6 +345,11 @@ impl Kernel {
             Mem::Param(p) | Mem::Entry(p, _) => self.params[p as usize].dtype,
             Mem::Shared(a) => self.shared[a as usize].dtype,
         }
+    }
+
+    /// Subgroups of a group.
+    pub fn subgroups(&self) -> u32 {
+        self.lanes / self.subgroup
     }
 
     /// Bytes of all shared arrays, each aligned to 64 bytes.

@@ -3,8 +3,9 @@
 //! A kernel is an SSA program with structured control flow over buffers, values of one
 //! to sixteen elements, and arrays that the lanes of a group share. Launching it runs
 //! the body once for each task; tasks do not see one another. A CPU's kernels have one
-//! lane and lean on wide values; a GPU's have many lanes and narrow values. Both are
-//! the same language, so one evaluator defines them and one verifier checks them.
+//! lane and lean on wide values; a GPU's have many lanes and narrow values, and its matrix
+//! units are used by a subgroup of lanes at once. Both are the same language, so one
+//! evaluator defines them and one verifier checks them.
 //!
 //! ```text
 //! template (shapes, dtypes, Caps) ─ KernelBuilder ─▶ Kernel ─┬─ text, verify
@@ -18,13 +19,15 @@ mod builder;
 mod expr;
 mod inst;
 mod math;
+mod mma;
 mod panel;
 pub mod text;
 pub mod verify;
 
-pub use builder::KernelBuilder;
+pub use builder::{KernelBuilder, Machine};
 pub use expr::{Expr, Operand};
 pub use inst::*;
+pub use mma::MmaArgs;
 pub use panel::PanelArgs;
 pub use text::ParseError;
 pub use verify::{Finding, verify};

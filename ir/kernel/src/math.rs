@@ -24,7 +24,16 @@ impl<'k> Expr<'k> {
         let r = k.mul_add(n, -1.428_606_8e-6, k.mul_add(n, -0.693_145_75, x));
         let p = polynomial(
             r,
-            &[1.0, 1.0, 0.5, 0.166_666_65, 0.041_665_795, 0.008_333_452, 0.001_394_397_6, 1.988_098_2e-4],
+            &[
+                1.0,
+                1.0,
+                0.5,
+                0.166_666_65,
+                0.041_665_795,
+                0.008_333_452,
+                0.001_394_397_6,
+                1.988_098_2e-4,
+            ],
         );
         // 2^n is multiplied in two steps, as 2^128 alone is no f32.
         let exponent = shifted.unary(UnaryOp::FloatToBits) - ROUND.to_bits() as i32;

@@ -23,7 +23,7 @@ pub struct PanelArgs<'k> {
 impl KernelBuilder {
     /// `out[r, p, :] (+)= Σⱼ x[r, j] · w[p, j, :]`; see [`Inst::PanelDot`].
     pub fn panel_dot<'k>(&'k self, a: PanelArgs<'k>) {
-        if self.has_panel_dot() {
+        if self.machine().panel_dot {
             let inst = Inst::PanelDot(PanelDot {
                 x: a.x,
                 x_row: a.x_row.value,

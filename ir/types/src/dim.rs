@@ -12,7 +12,10 @@ pub enum Dim {
     /// Rows whose logits are wanted: `R`.
     Rows,
     /// `times · T + plus`.
-    PerToken { times: u32, plus: u32 },
+    PerToken {
+        times: u32,
+        plus: u32,
+    },
 }
 
 /// Axes, outermost first.

@@ -198,12 +198,8 @@ mod tests {
         let a = tensor(2, 3, 0.0);
         let p = Packed { rows: 2, cols: 3, dtype: DType::F32, layout: Layout::Columns };
         let mut out = vec![0; p.bytes()];
-        let source = Source::Tensor {
-            bytes: &a,
-            dtype: DType::F32,
-            transform: Transform::AddOne,
-            rows: 2,
-        };
+        let source =
+            Source::Tensor { bytes: &a, dtype: DType::F32, transform: Transform::AddOne, rows: 2 };
         p.pack(&[source], 0..2, &mut out);
         assert_eq!(f32s(&out), [1.0, 4.0, 2.0, 5.0, 3.0, 6.0]);
     }

@@ -30,11 +30,13 @@ pub enum Count {
     Rows,
     /// Ids that have a token; logits beyond are masked when sampling.
     ValidIds,
+    /// Blocks of [`PAGE`] tokens of the step, whosever they are: rows of tiled products.
+    Blocks,
 }
 
 impl Count {
-    pub const ALL: [Count; 5] =
-        [Count::Tokens, Count::Seqs, Count::Tiles, Count::Rows, Count::ValidIds];
+    pub const ALL: [Count; 6] =
+        [Count::Tokens, Count::Seqs, Count::Tiles, Count::Rows, Count::ValidIds, Count::Blocks];
 
     /// Word of the header that holds it.
     pub const fn word(self) -> u32 {

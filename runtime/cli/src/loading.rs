@@ -1,11 +1,11 @@
 //! From the command line to a loaded model, with a progress bar where somebody watches.
 
 use crate::failure::Failure;
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use q35_artifact::{Artifact, ArtifactError};
 use q35_runtime::{LoadOptions, Model, Progress};
 use std::path::{Path, PathBuf};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// What to run on.
 #[derive(clap::Args)]
@@ -28,6 +28,9 @@ pub enum Weights<'a> {
 
 /// Equal for all runs, so that they do the same work.
 const RANDOM_SEED: u64 = 0;
+
+/// Loading that is over by then needs no progress bar.
+const PATIENCE: Duration = Duration::from_millis(300);
 
 /// Read an artifact.
 ///
@@ -66,8 +69,13 @@ pub fn load(
     let start = Instant::now();
     let bar = progress_bar();
     let mut watch = |Progress { done, total }: Progress| {
-        bar.set_length(total);
-        bar.set_position(done);
+        if bar.is_hidden() && start.elapsed() > PATIENCE {
+            bar.set_draw_target(ProgressDrawTarget::stderr());
+        }
+        bar.update(|state| {
+            state.set_len(total);
+            state.set_pos(done);
+        });
     };
     let options = LoadOptions {
         device: machine.device.clone(),
@@ -82,6 +90,9 @@ pub fn load(
     };
     bar.finish_and_clear();
     let model = loaded?;
+    for warning in model.warnings() {
+        eprintln!("warning: {warning}");
+    }
     if verbose > 0 {
         let source = match weights {
             Weights::Checkpoint(path) => format!("`{}`", path.display()),
@@ -104,11 +115,11 @@ pub fn folder(weights: &Path) -> PathBuf {
     }
 }
 
-/// Shown on a terminal only, which `indicatif` sees to.
+/// Not shown yet. When it is, then on a terminal only, which `indicatif` sees to.
 fn progress_bar() -> ProgressBar {
     let style = "{msg} [{bar:40}] {bytes} of {total_bytes}, {eta} left";
     let style = ProgressStyle::with_template(style).expect("a valid template");
-    let bar = ProgressBar::new(0).with_style(style.progress_chars("=> "));
+    let bar = ProgressBar::hidden().with_style(style.progress_chars("=> "));
     bar.with_message("packing weights")
 }
 
@@ -122,11 +133,14 @@ pub fn listed(ids: &[u32]) -> String {
     }
 }
 
-/// Bytes of the most memory that this process had at a time, pages of mapped files included,
-/// where the system tells.
-pub fn peak_memory() -> Option<u64> {
+/// Keys of [`memory`]: what the process had at most until now, and what it has.
+pub const PEAK: &str = "VmHWM";
+pub const NOW: &str = "VmRSS";
+
+/// Bytes of memory of this process, pages of mapped files included, where the system tells.
+pub fn memory(key: &str) -> Option<u64> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
-    kibibytes(&status, "VmHWM")
+    kibibytes(&status, key)
 }
 
 /// A line such as `VmHWM:   1234 kB`, in bytes.
@@ -141,9 +155,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_peak_is_read_by_its_key() {
-        let status = "VmPeak:\t  900 kB\nVmHWM:\t    12 kB\n";
-        assert_eq!(kibibytes(status, "VmHWM"), Some(12 * 1024));
+    fn memory_is_read_by_its_exact_key() {
+        let status = "VmPeak:\t  900 kB\nVmHWM:\t    12 kB\nVmRSS:\t    7 kB\n";
+        assert_eq!([PEAK, NOW].map(|k| kibibytes(status, k)), [Some(12 << 10), Some(7 << 10)]);
         assert_eq!(kibibytes(status, "Vm"), None);
         assert_eq!(kibibytes("VmHWM: much", "VmHWM"), None);
     }

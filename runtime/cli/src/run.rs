@@ -45,13 +45,14 @@ pub struct Run {
     #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
     stop: Vec<String>,
     #[command(flatten)]
-    sampling: Sampling,
-    #[command(flatten)]
     machine: Machine,
     /// Tokens that the KV cache has room for [default: what `--max-batch` sequences of
     /// `--max-context` tokens need, within half of the free memory]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     kv_tokens: Option<u64>,
+    // Last, as its heading is that of all that follow.
+    #[command(flatten)]
+    sampling: Sampling,
 }
 
 #[derive(Args)]
@@ -160,7 +161,7 @@ pub fn run(args: &Run, verbose: u8) -> Result<(), Failure> {
         [] => artifact.model.eos,
         ids => ids.to_vec(),
     };
-    stop_ids.extend(tokenizer.eos());
+    stop_ids.extend(tokenizer.eos().filter(|id| !stop_ids.contains(id)));
     let weights = Weights::Checkpoint(&args.weights);
     let model = loading::load(&args.artifact, weights, &args.machine, args.kv_tokens, verbose)?;
     let request = Request {

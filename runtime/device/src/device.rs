@@ -108,6 +108,11 @@ pub trait Device: Send {
     /// Bytes that could be allocated now, as far as that is known.
     fn free_memory(&self) -> Option<u64>;
 
+    /// What went wrong so far and was got over, for people: one line each.
+    fn warnings(&self) -> &[String] {
+        &[]
+    }
+
     /// Memory of zeros.
     ///
     /// # Errors
@@ -181,7 +186,7 @@ pub struct DeviceInfo {
     pub target: &'static str,
     /// The maker's name for it.
     pub name: String,
-    /// Threads on a CPU, compute units on a GPU.
+    /// Threads on a CPU, compute units on a GPU; 0 if that is not known.
     pub units: usize,
     /// What it can do that matters here, and which variants of the code it runs.
     pub features: Vec<String>,
@@ -192,26 +197,24 @@ pub struct DeviceInfo {
 impl Span {
     /// All of a buffer of so many bytes.
     pub const fn whole(buffer: BufferId, bytes: u64) -> Self {
-        Self {
-            buffer,
-            offset: 0,
-            bytes,
-        }
+        Self { buffer, offset: 0, bytes }
     }
 
     /// `bytes` bytes from `offset` on, counted from the beginning of this span.
     pub const fn part(self, offset: u64, bytes: u64) -> Self {
-        Self {
-            offset: self.offset + offset,
-            bytes,
-            ..self
-        }
+        Self { offset: self.offset + offset, bytes, ..self }
     }
 }
 
 impl fmt::Display for DeviceInfo {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {}, {} threads", self.id, self.name, self.units)?;
+        write!(f, "{}: {}", self.id, self.name)?;
+        match self.units {
+            // A driver need not say.
+            0 => (),
+            units if self.target == crate::cpu::NAME => write!(f, ", {units} threads")?,
+            units => write!(f, ", {units} compute units")?,
+        }
         if let Some(bytes) = self.memory {
             write!(f, ", {:.1} GiB", bytes as f64 / (1u64 << 30) as f64)?;
         }

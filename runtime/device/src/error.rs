@@ -1,6 +1,7 @@
 //! What can go wrong on a device.
 
 use crate::cpu::variant::VariantError;
+use crate::vulkan::VulkanError;
 use std::io;
 use std::path::PathBuf;
 
@@ -21,15 +22,15 @@ pub enum DeviceError {
 
     /// None of the variants in the artifact runs on this machine.
     #[error("the artifact has the variants {found} of `{target}`, expected one of {expected}")]
-    NoVariant {
-        target: &'static str,
-        found: String,
-        expected: String,
-    },
+    NoVariant { target: &'static str, found: String, expected: String },
 
     /// `Q35_CPU` has a value that this machine cannot run, or nothing runs on this machine.
     #[error(transparent)]
     Variant(#[from] VariantError),
+
+    /// There is no such Vulkan device, it will not do, or it has failed.
+    #[error(transparent)]
+    Vulkan(#[from] VulkanError),
 
     /// No threads, or more than any machine has.
     #[error("{found} threads were asked for, expected 1 to {most}")]
@@ -53,36 +54,19 @@ pub enum DeviceError {
 
     /// A handle of another device.
     #[error("{what} {id} is not one of this device's {count}")]
-    Handle {
-        what: &'static str,
-        id: u32,
-        count: usize,
-    },
+    Handle { what: &'static str, id: u32, count: usize },
 
     /// A launch with too few or too many arguments.
     #[error("`{kernel}` was given {found} arguments, expected {expected}")]
-    Arguments {
-        kernel: String,
-        found: usize,
-        expected: usize,
-    },
+    Arguments { kernel: String, found: usize, expected: usize },
 
     /// A list of buffers in place of one, or one in place of a list.
     #[error("parameter `{param}` of `{kernel}` was given {found}, expected {expected}")]
-    Argument {
-        kernel: String,
-        param: String,
-        found: &'static str,
-        expected: &'static str,
-    },
+    Argument { kernel: String, param: String, found: &'static str, expected: &'static str },
 
     /// A span that begins within an element.
     #[error("parameter `{param}` of `{kernel}` was given an address that is no multiple of {size}")]
-    Misaligned {
-        kernel: String,
-        param: String,
-        size: usize,
-    },
+    Misaligned { kernel: String, param: String, size: usize },
 
     /// Code that this device does not take.
     #[error("the code of `{kernel}` cannot be loaded: {reason}")]

@@ -22,6 +22,7 @@ mod device;
 mod error;
 mod list;
 mod map;
+pub mod vulkan;
 
 pub use device::*;
 pub use error::DeviceError;

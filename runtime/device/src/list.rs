@@ -1,15 +1,21 @@
 //! Which devices there are, and which one to use.
 
 use crate::cpu::{self, Cpu};
+use crate::vulkan::{self, Choice, Vulkan};
 use crate::{Device, DeviceError, DeviceInfo};
 
-/// Every device that an artifact could run on here, best first.
+/// Every device that an artifact could run on here, best first. Software that plays a GPU comes
+/// last: it is there for tests.
 pub fn devices() -> Vec<DeviceInfo> {
-    vec![Cpu::describe()]
+    // Without a loader there are none: naming one says why.
+    let gpus = vulkan::devices().unwrap_or_default();
+    let (software, hardware): (Vec<_>, Vec<_>) = gpus.into_iter().partition(vulkan::is_software);
+    hardware.into_iter().chain([Cpu::describe()]).chain(software).collect()
 }
 
 /// Open the device that `choice` names, or else the best for which there is code in an artifact
-/// with these `targets`. `threads` is for the CPU; without it, the system is asked.
+/// with these `targets`: a GPU, if it is hardware and has what kernels need, or the CPU.
+/// `threads` is for the CPU; without it, the system is asked.
 ///
 /// # Errors
 ///
@@ -19,16 +25,49 @@ pub fn open(
     targets: &[&str],
     threads: Option<usize>,
 ) -> Result<Box<dyn Device>, DeviceError> {
-    match choice {
-        None | Some(cpu::NAME) if targets.contains(&cpu::NAME) => Ok(Box::new(Cpu::open(threads)?)),
-        None | Some(cpu::NAME) => Err(DeviceError::NoCode {
-            found: quoted(targets),
-            expected: quoted(&[cpu::NAME]),
-        }),
-        Some(other) => Err(DeviceError::UnknownDevice {
-            name: other.into(),
+    let Some(name) = choice else {
+        return best(targets, threads);
+    };
+    if name == cpu::NAME {
+        expect_code(targets, cpu::NAME)?;
+        return Ok(Box::new(Cpu::open(threads)?));
+    }
+    match Choice::named(name) {
+        Some(choice) => {
+            expect_code(targets, vulkan::TARGET)?;
+            open_vulkan(choice)
+        }
+        None => Err(DeviceError::UnknownDevice {
+            name: name.into(),
             known: quoted(&devices().iter().map(|d| d.id.as_str()).collect::<Vec<_>>()),
         }),
+    }
+}
+
+fn best(targets: &[&str], threads: Option<usize>) -> Result<Box<dyn Device>, DeviceError> {
+    let has = |target| targets.contains(&target);
+    if has(vulkan::TARGET) {
+        let opened = open_vulkan(Choice::Hardware);
+        // Whatever is wrong with it, the CPU serves as well, if it can.
+        if opened.is_ok() || !has(cpu::NAME) {
+            return opened;
+        }
+    }
+    if has(cpu::NAME) {
+        return Ok(Box::new(Cpu::open(threads)?));
+    }
+    let expected = quoted(&[cpu::NAME, vulkan::TARGET]);
+    Err(DeviceError::NoCode { found: quoted(targets), expected })
+}
+
+fn open_vulkan(choice: Choice) -> Result<Box<dyn Device>, DeviceError> {
+    Ok(Box::new(Vulkan::open(choice, vulkan::Options::from_env()?)?))
+}
+
+fn expect_code(targets: &[&str], target: &str) -> Result<(), DeviceError> {
+    match targets.contains(&target) {
+        true => Ok(()),
+        false => Err(DeviceError::NoCode { found: quoted(targets), expected: quoted(&[target]) }),
     }
 }
 
@@ -36,11 +75,7 @@ pub fn open(
 fn quoted(names: &[&str]) -> String {
     match names {
         [] => "no device".into(),
-        names => names
-            .iter()
-            .map(|n| format!("`{n}`"))
-            .collect::<Vec<_>>()
-            .join(", "),
+        names => names.iter().map(|n| format!("`{n}`")).collect::<Vec<_>>().join(", "),
     }
 }
 
@@ -58,32 +93,43 @@ mod tests {
     #[test]
     fn the_cpu_is_opened_by_name_and_by_default() {
         for choice in [None, Some("cpu")] {
-            assert_eq!(
-                open(choice, &["ptx", "cpu"], Some(3)).unwrap().info().units,
-                3
-            );
+            let device = open(choice, &["ptx", "cpu"], Some(3)).unwrap();
+            assert_eq!(device.info().units, 3);
         }
     }
 
     #[test]
     fn an_unknown_device_and_one_without_code_are_refused() {
-        assert_eq!(
-            refusal(Some("tpu"), &["cpu"]),
-            "device `tpu` is not known, expected `cpu`"
-        );
-        let without = "the artifact has code for `ptx`, expected code for `cpu`";
-        assert_eq!(refusal(Some("cpu"), &["ptx"]), without);
-        assert_eq!(refusal(None, &["ptx"]), without);
+        for name in ["tpu", "vulkan:", "vulkan:x", "vulkan:-1", "vulkan0", "Vulkan"] {
+            let refused = refusal(Some(name), &["cpu", "spirv"]);
+            let said = format!("device `{name}` is not known, expected ");
+            assert!(refused.starts_with(&said) && refused.contains("`cpu`"), "{refused}");
+        }
+        let found = "the artifact has code for `ptx`, expected code for";
+        assert_eq!(refusal(Some("cpu"), &["ptx"]), format!("{found} `cpu`"));
+        assert_eq!(refusal(Some("vulkan"), &["ptx"]), format!("{found} `spirv`"));
+        assert_eq!(refusal(Some("vulkan:9"), &["ptx"]), format!("{found} `spirv`"));
+        assert_eq!(refusal(None, &["ptx"]), format!("{found} `cpu`, `spirv`"));
+    }
+
+    #[test]
+    fn software_is_never_the_default() {
+        let chosen = open(None, &["cpu", "spirv"], Some(1)).unwrap();
+        assert!(!vulkan::is_software(chosen.info()));
+        if let Ok(device) = open(None, &["spirv"], Some(1)) {
+            assert!(!vulkan::is_software(device.info()));
+        }
+        let devices = devices();
+        let cpu = devices.iter().position(|d| d.id == "cpu").unwrap();
+        assert!(devices[..cpu].iter().all(|d| !vulkan::is_software(d)));
+        assert!(devices[cpu + 1..].iter().all(vulkan::is_software));
     }
 
     #[test]
     fn a_number_of_threads_that_no_machine_has_is_refused() {
         for threads in [0, 100_000] {
             let opened = open(None, &["cpu"], Some(threads));
-            assert!(
-                matches!(opened, Err(DeviceError::Threads { .. })),
-                "{threads}"
-            );
+            assert!(matches!(opened, Err(DeviceError::Threads { .. })), "{threads}");
         }
     }
 }

@@ -24,10 +24,7 @@ impl Mapped {
     ///
     /// [`DeviceError::Map`] if it is not there, not a regular file, or cannot be mapped.
     pub fn open(path: &Path) -> Result<Self, DeviceError> {
-        Self::map(path).map_err(|source| DeviceError::Map {
-            path: path.into(),
-            source,
-        })
+        Self::map(path).map_err(|source| DeviceError::Map { path: path.into(), source })
     }
 
     pub fn bytes(&self) -> &[u8] {
@@ -52,20 +49,14 @@ impl Mapped {
     fn map(path: &Path) -> io::Result<Self> {
         // Opening a pipe would wait for somebody to write into it.
         if !std::fs::metadata(path)?.is_file() {
-            return Err(io::Error::new(
-                io::ErrorKind::InvalidInput,
-                "not a regular file",
-            ));
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file"));
         }
         let file = File::open(path)?;
         // SAFETY: the mapping is private to this struct and read-only. That nobody changes the
         // file meanwhile cannot be checked; the type's documentation asks for it, as every
         // program that maps checkpoints does.
         let map = unsafe { memmap2::Mmap::map(&file)? };
-        Ok(Self {
-            map,
-            path: path.into(),
-        })
+        Ok(Self { map, path: path.into() })
     }
 
     #[cfg(unix)]
@@ -73,8 +64,7 @@ impl Mapped {
         // SAFETY: the mapping is of a file and nobody can have written to it, so pages that are
         // dropped come back from the file with the same bytes.
         let done = unsafe {
-            self.map
-                .unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, offset, bytes)
+            self.map.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, offset, bytes)
         };
         // It is a hint: with larger pages than assumed the system refuses, and nothing is lost.
         drop(done);

@@ -24,26 +24,15 @@ pub enum GenerationConfigError {
 
     /// Not a JSON object.
     #[error("`{}` is not a JSON object: {source}", path.display())]
-    Json {
-        path: PathBuf,
-        source: serde_json::Error,
-    },
+    Json { path: PathBuf, source: serde_json::Error },
 
     /// A value of the wrong type.
     #[error("`{key}` of `{}` is {found}, expected {expected}", path.display())]
-    Type {
-        path: PathBuf,
-        key: &'static str,
-        found: String,
-        expected: &'static str,
-    },
+    Type { path: PathBuf, key: &'static str, found: String, expected: &'static str },
 
     /// A value out of range.
     #[error("in `{}`, {source}", path.display())]
-    Range {
-        path: PathBuf,
-        source: SamplingError,
-    },
+    Range { path: PathBuf, source: SamplingError },
 }
 
 /// What a checkpoint says about generating from it.
@@ -110,25 +99,18 @@ impl Object {
         let off = SamplingParams::default();
         let params = SamplingParams {
             temperature: self.number("temperature", off.temperature)?,
-            top_k: self
-                .read("top_k", "an integer, 0 or more", as_u32)?
-                .unwrap_or(off.top_k),
+            top_k: self.read("top_k", "an integer, 0 or more", as_u32)?.unwrap_or(off.top_k),
             top_p: self.number("top_p", off.top_p)?,
             min_p: self.number("min_p", off.min_p)?,
             presence_penalty: self.number("presence_penalty", off.presence_penalty)?,
             frequency_penalty: self.number("frequency_penalty", off.frequency_penalty)?,
             repetition_penalty: self.number("repetition_penalty", off.repetition_penalty)?,
             seed: None,
-            greedy: !self
-                .read("do_sample", "true or false", Value::as_bool)?
-                .unwrap_or(false),
+            greedy: !self.read("do_sample", "true or false", Value::as_bool)?.unwrap_or(false),
         };
         params
             .validate()
-            .map_err(|source| GenerationConfigError::Range {
-                path: self.path.clone(),
-                source,
-            })?;
+            .map_err(|source| GenerationConfigError::Range { path: self.path.clone(), source })?;
         Ok(params)
     }
 
@@ -230,35 +212,20 @@ mod tests {
             seed: None,
             greedy: false,
         };
-        assert_eq!(
-            generation(text),
-            Ok(GenerationConfig {
-                eos_ids: vec![7],
-                sampling
-            })
-        );
+        assert_eq!(generation(text), Ok(GenerationConfig { eos_ids: vec![7], sampling }));
     }
 
     #[test]
     fn without_files_generation_is_greedy_and_has_no_stop_id() {
-        let expected = GenerationConfig {
-            eos_ids: vec![],
-            sampling: SamplingParams::greedy(),
-        };
+        let expected = GenerationConfig { eos_ids: vec![], sampling: SamplingParams::greedy() };
         assert_eq!(load(&[]), Ok(expected.clone()));
-        assert_eq!(
-            generation(r#"{"temperature": null, "eos_token_id": null}"#),
-            Ok(expected)
-        );
+        assert_eq!(generation(r#"{"temperature": null, "eos_token_id": null}"#), Ok(expected));
     }
 
     #[test]
     fn stop_ids_come_from_the_config_if_nothing_nearer_names_them() {
         let flat = ("config.json", r#"{"eos_token_id": 3}"#);
-        let nested = (
-            "config.json",
-            r#"{"text_config": {"eos_token_id": [4, 5]}}"#,
-        );
+        let nested = ("config.json", r#"{"text_config": {"eos_token_id": [4, 5]}}"#);
         let own = ("generation_config.json", r#"{"eos_token_id": 6}"#);
         let eos = |files: &[_]| load(files).unwrap().eos_ids;
         assert_eq!(eos(&[flat]), [3]);

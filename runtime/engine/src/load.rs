@@ -132,7 +132,7 @@ fn assemble(
         None => &mut quiet,
     };
     let (manifest, plan) = (&artifact.manifest, &target.plan);
-    let threads = device.info().units;
+    let threads = options.threads.unwrap_or_else(threads);
     let weights = match source {
         WeightSource::Checkpoint(path) => {
             let checkpoint = Checkpoint::open(path)?;
@@ -144,6 +144,11 @@ fn assemble(
         }
     };
     finish(device, plan, variant, &weights, &options)
+}
+
+/// Threads that pack: as many as the system says are worth having.
+fn threads() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
 }
 
 /// Everything but the weights: state, kernels, entries.

@@ -109,6 +109,11 @@ impl Model {
         self.facts
     }
 
+    /// What the device has to say though it works: a cache that had to be rebuilt, say.
+    pub fn warnings(&self) -> &[String] {
+        self.device.warnings()
+    }
+
     pub fn device(&self) -> &DeviceInfo {
         self.device.info()
     }

@@ -79,6 +79,7 @@ impl<'a> StepWriter<'a> {
             (Count::Tiles, self.tiles),
             (Count::Rows, 0),
             (Count::ValidIds, valid_ids),
+            (Count::Blocks, self.tokens.div_ceil(PAGE)),
         ];
         for (count, n) in counts {
             self.words.put(count.word(), n as i32);

@@ -12,6 +12,8 @@ use std::fmt;
 pub struct Caps {
     /// Lanes of a group: 1 on a CPU, where wide values do what lanes do elsewhere.
     pub lanes: u32,
+    /// Lanes of a subgroup, which owns the accumulators of `mma`; results do not depend on it.
+    pub subgroup: u32,
     /// Elements that templates put into one value for element-wise work.
     pub vector: u8,
     /// Bytes of shared arrays that one group may use.
@@ -20,6 +22,31 @@ pub struct Caps {
     pub fma: bool,
     /// Has a micro-kernel for `panel_dot`.
     pub panel_dot: bool,
+    /// Has matrix units for 16-bit operands with float32 sums, of this shape.
+    pub mma: Option<Mma>,
+}
+
+/// The shape of one matrix instruction.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Mma {
+    pub m: u32,
+    pub n: u32,
+    pub k: u32,
+}
+
+impl Caps {
+    /// A CPU, before what a variant adds. Values of eight elements are two registers: enough to hide
+    /// latency in element-wise work, few enough that a formula's constants and temporaries stay in
+    /// registers.
+    pub const CPU: Caps = Caps {
+        lanes: 1,
+        subgroup: 1,
+        vector: 8,
+        shared_bytes: 16 << 20,
+        fma: true,
+        panel_dot: false,
+        mma: None,
+    };
 }
 
 /// Code for one kind of machine.
@@ -38,7 +65,7 @@ pub trait Target: Sync {
     fn name(&self) -> &'static str;
 
     /// Every variant that an artifact gets, most portable first.
-    fn variants(&self) -> &'static [Variant];
+    fn variants(&self) -> &[Variant];
 
     /// The code of one kernel, as the device loads it.
     fn lower(&self, variant: &Variant, kernel: &Kernel) -> Result<Vec<u8>, LowerError>;

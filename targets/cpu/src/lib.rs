@@ -53,20 +53,15 @@ use q35_target::{Caps, LowerError, Target, Variant};
 #[derive(Debug, Clone, Copy)]
 pub struct Cpu;
 
-/// A group is one lane. Values of eight elements are two registers: enough to hide latency in
-/// element-wise work, few enough that a formula's constants and temporaries stay in registers.
-const BASE: Caps =
-    Caps { lanes: 1, vector: 8, shared_bytes: 16 << 20, fma: true, panel_dot: false };
-
 const fn variant(name: &'static str, caps: Caps) -> Variant {
     Variant { name, extension: "o", caps }
 }
 
 static VARIANTS: [Variant; 4] = [
-    variant("sse2", Caps { fma: false, ..BASE }),
-    variant("avx2", BASE),
-    variant("native", Caps { panel_dot: true, ..BASE }),
-    variant("aarch64", BASE),
+    variant("sse2", Caps { fma: false, ..Caps::CPU }),
+    variant("avx2", Caps::CPU),
+    variant("native", Caps { panel_dot: true, ..Caps::CPU }),
+    variant("aarch64", Caps::CPU),
 ];
 
 impl Target for Cpu {

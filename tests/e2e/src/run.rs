@@ -28,7 +28,7 @@ impl Build {
     /// Activations in 16 bits too.
     pub const SIXTEEN: Build = Build { activations: DType::Bf16, ..Build::DEFAULT };
 
-    fn with<R>(self, name: &str, run: impl FnOnce(&Request<'_>) -> R) -> R {
+    fn with<R>(self, name: &str, target: &dyn Target, run: impl FnOnce(&Request<'_>) -> R) -> R {
         let file = golden::checkpoint(name).join("config.json");
         let text = std::fs::read_to_string(file).expect("a golden config");
         let config = Config::parse(&text).expect("a config of the family").config;
@@ -41,19 +41,25 @@ impl Build {
                 max_batch: self.max_batch,
                 max_chunk: self.max_chunk,
             },
-            targets: &[&q35_target_cpu::Cpu],
+            targets: &[target],
         })
     }
 
     pub fn artifact(self, name: &str) -> Artifact {
-        self.with(name, |request| q35_core::compile(request).expect("a golden config compiles"))
+        self.artifact_for(name, &q35_target_cpu::Cpu)
+    }
+
+    pub fn artifact_for(self, name: &str, target: &dyn Target) -> Artifact {
+        self.with(name, target, |request| {
+            q35_core::compile(request).expect("a golden config compiles")
+        })
     }
 
     /// The kernels that a variant's code is made from.
     pub fn kernels(self, name: &str, variant: &str) -> Vec<Kernel> {
         let variants = q35_target_cpu::Cpu.variants();
         let variant = variants.iter().find(|v| v.name == variant).expect("a variant of the target");
-        self.with(name, |request| q35_core::link::kernels(request, variant))
+        self.with(name, &q35_target_cpu::Cpu, |request| q35_core::link::kernels(request, variant))
     }
 
     /// The golden checkpoint on the CPU device, whatever `Q35_CPU` says.
@@ -63,7 +69,8 @@ impl Build {
 
     pub fn model_on(self, name: &str, device: Box<dyn Device>, options: LoadOptions<'_>) -> Model {
         let weights = golden::checkpoint(name);
-        Model::load_on(device, &self.artifact(name), &weights, options).expect("a golden checkpoint loads")
+        Model::load_on(device, &self.artifact(name), &weights, options)
+            .expect("a golden checkpoint loads")
     }
 }
 

@@ -5,8 +5,8 @@
 //! do on it is a conformance test of every kernel on the way, on the arguments that really occur.
 
 use q35_device::{
-    BoundArg, BoundLaunch, BufferId, Device, DeviceError, DeviceInfo, EntryId, KernelCode, KernelId,
-    Limits, Mapped, Repeat, Span, Usage,
+    BoundArg, BoundLaunch, BufferId, Device, DeviceError, DeviceInfo, EntryId, KernelCode,
+    KernelId, Limits, Mapped, Repeat, Span, Usage,
 };
 use q35_interp::kernel::{Arg, Program};
 use q35_kernel::{Access, Kernel};
@@ -107,7 +107,8 @@ impl Witness {
         for (n, expected) in written {
             let found = self.copy(spans[n][0])?;
             if found != expected {
-                let at = found.iter().zip(&expected).position(|(a, b)| a != b).expect("equal lengths");
+                let at =
+                    found.iter().zip(&expected).position(|(a, b)| a != b).expect("equal lengths");
                 let differ = found.iter().zip(&expected).filter(|(a, b)| a != b).count();
                 let word = |b: &[u8]| {
                     let at = at / 4 * 4;
@@ -131,6 +132,10 @@ impl Witness {
 impl Device for Witness {
     fn info(&self) -> &DeviceInfo {
         self.inner.info()
+    }
+
+    fn warnings(&self) -> &[String] {
+        self.inner.warnings()
     }
 
     fn variants(&self) -> &[&'static str] {
@@ -166,14 +171,21 @@ impl Device for Witness {
         self.inner.read(span, look)
     }
 
-    fn load(&mut self, variant: &str, kernels: &[KernelCode<'_>]) -> Result<Vec<KernelId>, DeviceError> {
+    fn load(
+        &mut self,
+        variant: &str,
+        kernels: &[KernelCode<'_>],
+    ) -> Result<Vec<KernelId>, DeviceError> {
         for code in kernels {
             let kernel = &self.kernels[&code.kernel.name];
             let program = Program::new(kernel).expect("a verified kernel");
             self.loaded.push((kernel.clone(), program));
         }
         let ids = self.inner.load(variant, kernels)?;
-        assert!(ids.iter().enumerate().all(|(n, id)| id.0 as usize == n), "kernels are loaded once, in order");
+        assert!(
+            ids.iter().enumerate().all(|(n, id)| id.0 as usize == n),
+            "kernels are loaded once, in order"
+        );
         Ok(ids)
     }
 

@@ -7,7 +7,11 @@ use q35_runtime::LoadOptions;
 
 /// Small chunks, so that every kind of step occurs in few tokens.
 fn builds() -> [Build; 3] {
-    [Build::FLOAT32, Build::DEFAULT, Build::SIXTEEN].map(|b| Build { max_chunk: 128, max_batch: 3, ..b })
+    [Build::FLOAT32, Build::DEFAULT, Build::SIXTEEN].map(|b| Build {
+        max_chunk: 128,
+        max_batch: 3,
+        ..b
+    })
 }
 
 #[test]
@@ -27,8 +31,11 @@ fn kernels_equal_their_definition() {
                 logits(&mut model, &prompts, None);
                 logits(&mut model, &prompts.map(|p| &p[..p.len().min(3)]), Some(1));
                 let seen = seen.lock().expect("counted");
-                let unseen: Vec<&str> =
-                    kernels.iter().map(|k| k.name.as_str()).filter(|k| !seen.contains_key(*k)).collect();
+                let unseen: Vec<&str> = kernels
+                    .iter()
+                    .map(|k| k.name.as_str())
+                    .filter(|k| !seen.contains_key(*k))
+                    .collect();
                 assert!(unseen.is_empty(), "{name}: never launched: {unseen:?}");
             }
         }

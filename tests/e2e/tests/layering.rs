@@ -17,6 +17,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
     ("q35-interp", &["q35-types", "q35-graph", "q35-kernel"]),
     ("q35-target", &["q35-types", "q35-kernel"]),
     ("q35-target-cpu", &["q35-types", "q35-kernel", "q35-target"]),
+    ("q35-target-spirv", &["q35-types", "q35-kernel", "q35-target"]),
     (
         "q35-core",
         &["q35-types", "q35-graph", "q35-kernel", "q35-artifact", "q35-interp", "q35-target"],
@@ -33,6 +34,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
             "q35-core",
             "q35-target",
             "q35-target-cpu",
+            "q35-target-spirv",
         ],
     ),
     ("q35-device", &["q35-types", "q35-artifact"]),
@@ -47,7 +49,9 @@ const TESTS: &[&str] = &["q35-e2e", "q35-fuzz", "xtask"];
 const OUTSIDE: &[(&str, &[&str])] = &[
     ("cranelift-codegen", &["q35-target-cpu"]),
     ("cranelift-frontend", &["q35-target-cpu"]),
+    ("rspirv", &["q35-target-spirv"]),
     ("memmap2", &["q35-device"]),
+    ("ash", &["q35-device"]),
     ("tokenizers", &["q35-runtime"]),
     ("minijinja", &["q35-runtime"]),
     ("clap", &["q35c", "q35"]),

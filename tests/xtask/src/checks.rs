@@ -1,9 +1,7 @@
 //! Every check: cheap ones first, so that what fails mostly fails early.
 
 use crate::check::{Check, Outcome};
-use crate::{cargo, demo, done, fuzz, hygiene, output, root, target, tools};
-use std::collections::BTreeSet;
-use std::fs;
+use crate::{cargo, demo, done, fuzz, hygiene, output, tools};
 
 pub const CHECKS: &[Check] = &[
     Check { name: "hygiene", about: "nothing lies here that should not", run: hygiene::run },
@@ -21,13 +19,8 @@ pub const CHECKS: &[Check] = &[
     Check { name: "clippy", about: "no warnings, in tests and examples too", run: clippy },
     Check {
         name: "tests",
-        about: "unit, conformance, end-to-end and documentation tests",
+        about: "unit, conformance, end-to-end, example and documentation tests",
         run: tests,
-    },
-    Check {
-        name: "examples",
-        about: "the examples run, on each variant of the CPU code",
-        run: examples,
     },
     Check {
         name: "fuzz",
@@ -38,7 +31,7 @@ pub const CHECKS: &[Check] = &[
     Check {
         name: "demo",
         about: "the README's first command, optimised",
-        run: || demo::run().into(),
+        run: || demo::run(demo::Profile::Dev).into(),
     },
 ];
 
@@ -66,7 +59,7 @@ fn clippy() -> Outcome {
 }
 
 fn tests() -> Outcome {
-    done(cargo(&["test", "--workspace"])).into()
+    done(cargo(&["test", "--workspace", "--no-fail-fast"])).into()
 }
 
 fn avx2() -> Outcome {
@@ -100,64 +93,6 @@ fn variants() -> Vec<&'static str> {
 #[cfg(not(target_arch = "x86_64"))]
 fn variants() -> Vec<&'static str> {
     vec!["aarch64"]
-}
-
-/// What each example is run with; `ARTIFACT` and `WEIGHTS` stand for the small model's.
-const EXAMPLES: &[(&str, &str, &[&str])] = &[(
-    "q35-runtime",
-    "generate",
-    &["ARTIFACT", "WEIGHTS", "What is 3 plus 4?", "Say: good morrow"],
-)];
-
-fn examples() -> Outcome {
-    examples_run().into()
-}
-
-fn examples_run() -> Result<(), String> {
-    let known: BTreeSet<String> = EXAMPLES.iter().map(|(_, name, _)| (*name).into()).collect();
-    let found = found_examples();
-    if found != known {
-        return Err(format!("the examples are {found:?}, expected those of this table: {known:?}"));
-    }
-    let artifact = target().join("xtask/tiny.bin");
-    fs::create_dir_all(target().join("xtask"))
-        .map_err(|e| format!("no folder for an artifact: {e}"))?;
-    let (artifact, weights) = (artifact.display().to_string(), demo::WEIGHTS);
-    let config = format!("{weights}/config.json");
-    done(cargo(&[
-        "run",
-        "--quiet",
-        "--package",
-        "q35c",
-        "--",
-        "compile",
-        &config,
-        "-o",
-        &artifact,
-    ]))?;
-    for (package, name, args) in EXAMPLES {
-        for variant in variants() {
-            let mut command =
-                cargo(&["run", "--quiet", "--package", package, "--example", name, "--"]);
-            for arg in *args {
-                command.arg(arg.replace("ARTIFACT", &artifact).replace("WEIGHTS", weights));
-            }
-            command.env("Q35_CPU", variant);
-            done(command)?;
-        }
-    }
-    Ok(())
-}
-
-/// Names of all examples of the workspace.
-fn found_examples() -> BTreeSet<String> {
-    let inside = |folder| fs::read_dir(folder).into_iter().flatten().flatten().map(|e| e.path());
-    inside(root())
-        .flat_map(inside)
-        .flat_map(|package| inside(package.join("examples")))
-        .filter(|path| path.extension().is_some_and(|e| e == "rs"))
-        .filter_map(|path| Some(path.file_stem()?.to_string_lossy().into_owned()))
-        .collect()
 }
 
 fn docs() -> Outcome {

@@ -7,25 +7,41 @@ use std::fs;
 pub const WEIGHTS: &str = "golden/checkpoints/tiny-moe";
 
 const PROMPT: &str = "\
-KING HENRY:
+[Enter KING HENRY and GLOUCESTER.]
+
+KING.
 Once more, good friends, we stand before the wall.
 
 ";
 
 const QUESTION: &str = "What is 7 plus 8?";
 
+/// How the programs are built.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Profile {
+    /// As users build them.
+    Release,
+    /// As the tests have built them already.
+    Dev,
+}
+
 /// Build both programs, compile the model, and let it write and talk.
 ///
 /// # Errors
 ///
 /// Which command failed.
-pub fn run() -> Result<(), String> {
+pub fn run(profile: Profile) -> Result<(), String> {
     let folder = target().join("demo");
     fs::create_dir_all(&folder).map_err(|e| format!("cannot make `{}`: {e}", folder.display()))?;
     let artifact = folder.join("tiny.bin").display().to_string();
     let config = format!("{WEIGHTS}/config.json");
 
-    step("cargo", &["build", "--release", "--package", "q35c", "--package", "q35"])?;
+    let mut build = vec!["build", "--package", "q35c", "--package", "q35"];
+    if profile == Profile::Release {
+        build.push("--release");
+    }
+    let step = |program: &str, args: &[&str]| step(profile, program, args);
+    step("cargo", &build)?;
     step("q35c", &["compile", &config, "-o", &artifact, "-v"])?;
     step(
         "q35",
@@ -63,13 +79,14 @@ pub fn run() -> Result<(), String> {
 }
 
 /// Say what is run, then run it.
-fn step(program: &str, args: &[&str]) -> Result<(), String> {
+fn step(profile: Profile, program: &str, args: &[&str]) -> Result<(), String> {
     let shown: Vec<String> = args.iter().map(|arg| shown(arg)).collect();
     eprintln!("\n$ {program} {}", shown.join(" "));
     if program == "cargo" {
         return done(cargo(args));
     }
-    let built = target().join("release").join(format!("{program}{}", std::env::consts::EXE_SUFFIX));
+    let folder = if profile == Profile::Release { "release" } else { "debug" };
+    let built = target().join(folder).join(format!("{program}{}", std::env::consts::EXE_SUFFIX));
     done(command(&built.display().to_string(), args))
 }
 

@@ -8,7 +8,7 @@ use crate::{cargo, done};
 ///
 /// An input broke a claim; it is then in `target/fuzz`.
 pub fn run(seconds: u32) -> Result<(), String> {
-    let mut cargo = cargo(&["test", "--package", "q35-fuzz", "--test", "total"]);
+    let mut cargo = cargo(&["test", "--package", "q35-fuzz", "--test", "total", "--no-fail-fast"]);
     cargo.env("BOLERO_RANDOM_TEST_TIME_MS", (u64::from(seconds) * 1000).to_string());
     done(cargo)
 }

@@ -30,7 +30,7 @@ fn main() -> ExitCode {
     let words: Vec<String> = std::env::args().skip(1).collect();
     let words: Vec<&str> = words.iter().map(String::as_str).collect();
     let done = match words.as_slice() {
-        ["demo"] => demo::run().map_err(|e| e.to_string()),
+        ["demo"] => demo::run(demo::Profile::Release).map_err(|e| e.to_string()),
         ["test", names @ ..] => match checks::select(names) {
             Ok(checks) => return check::run(&checks),
             Err(unknown) => return usage(&unknown),

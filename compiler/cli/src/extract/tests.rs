@@ -6,7 +6,7 @@ use q35_target::{Caps, LowerError, Variant};
 /// Files are code with the kernel's name in front.
 struct Fake(&'static [Variant]);
 
-const CAPS: Caps = Caps { lanes: 1, vector: 1, shared_bytes: 0, fma: false, panel_dot: false };
+const CAPS: Caps = Caps::CPU;
 const PLAIN: Variant = Variant { name: "plain", extension: "o", caps: CAPS };
 const WIDE: Variant = Variant { name: "wide", extension: "o", caps: CAPS };
 

@@ -38,11 +38,7 @@ impl Stream {
         // FNV-1a, so that a tensor's weights follow from its name.
         let fnv = |hash: u64, byte: u8| (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3);
         let name = tensor.name.bytes().fold(0xcbf2_9ce4_8422_2325, fnv);
-        Stream {
-            key: mix(mix(seed) ^ name),
-            draw: draw(tensor),
-            dtype: tensor.dtype,
-        }
+        Stream { key: mix(mix(seed) ^ name), draw: draw(tensor), dtype: tensor.dtype }
     }
 
     /// Elements from index `first` on, as many as `out` holds.
@@ -66,9 +62,7 @@ impl Stream {
         match self.dtype {
             DType::F32 => self.each(first, out, |bits| sample(bits).to_le_bytes()),
             DType::F16 => self.each(first, out, |bits| f16::from_f32(sample(bits)).to_le_bytes()),
-            DType::Bf16 => self.each(first, out, |bits| {
-                bf16::from_f32(sample(bits)).to_le_bytes()
-            }),
+            DType::Bf16 => self.each(first, out, |bits| bf16::from_f32(sample(bits)).to_le_bytes()),
             DType::I32 => unreachable!("weights are floats"),
         }
     }
@@ -98,10 +92,7 @@ fn draw(tensor: &Tensor) -> Draw {
         Role::LinearNorm | Role::VisionNormWeight => normal(1.0, 0.05),
         Role::ALog => Draw::ALog,
         Role::DtBias => Draw::DtBias,
-        Role::Conv1d => Draw::Uniform {
-            least: -0.5,
-            most: 0.5,
-        },
+        Role::Conv1d => Draw::Uniform { least: -0.5, most: 0.5 },
         Role::VisionBias | Role::VisionPosEmbed => normal(0.0, 0.02),
         Role::VisionPatchEmbed => fan_in(&tensor.shape[1..]),
         // Matrices, `[.., in]`. The embedding too: it may be the head.
@@ -173,12 +164,8 @@ mod tests {
             let tensor = tensor(role, shape);
             let mut bytes = vec![0; tensor.bytes() as usize];
             Stream::new(&tensor, 0).fill(0, &mut bytes);
-            let values: Vec<f32> = bytes
-                .as_chunks()
-                .0
-                .iter()
-                .map(|&b| f32::from_le_bytes(b))
-                .collect();
+            let values: Vec<f32> =
+                bytes.as_chunks().0.iter().map(|&b| f32::from_le_bytes(b)).collect();
             let n = values.len() as f32;
             let mean = values.iter().sum::<f32>() / n;
             let variance = values.iter().map(|v| (v - mean).powi(2)).sum::<f32>() / n;

@@ -36,27 +36,15 @@ pub fn programs(config: &Config, options: &Options) -> Vec<Program> {
         }
     }
     let layer = |&kind: &LayerKind| build_layer::layer(config, kind, options);
-    let blocks: Vec<Graph> = std::iter::once(embed(config, options))
-        .chain(kinds.iter().map(layer))
-        .collect();
+    let blocks: Vec<Graph> =
+        std::iter::once(embed(config, options)).chain(kinds.iter().map(layer)).collect();
 
     let block = |kind: &LayerKind| 1 + kinds.iter().position(|k| k == kind).expect("just listed");
-    let layers = config
-        .layers
-        .iter()
-        .zip(0..)
-        .map(|(kind, n)| (block(kind), Some(n)));
+    let layers = config.layers.iter().zip(0..).map(|(kind, n)| (block(kind), Some(n)));
     let sequence: Vec<_> = std::iter::once((0, None)).chain(layers).collect();
 
-    let prefill = Program {
-        entry: Entry::Prefill,
-        blocks,
-        sequence,
-    };
-    let decode = Program {
-        entry: Entry::Decode,
-        ..prefill.clone()
-    };
+    let prefill = Program { entry: Entry::Prefill, blocks, sequence };
+    let decode = Program { entry: Entry::Decode, ..prefill.clone() };
     let head = Program {
         entry: Entry::Head,
         blocks: vec![head(config, options)],
@@ -70,12 +58,7 @@ fn embed(config: &Config, options: &Options) -> Graph {
     let mut b = Block::top("embed", config, options);
     let ids = b.input(Port::Ids, DType::I32, &[Dim::Tokens]);
     let table = b.embed_tokens();
-    let hidden = b.push(
-        Op::Embed {
-            dtype: options.activations,
-        },
-        &[ids, table],
-    );
+    let hidden = b.push(Op::Embed { dtype: options.activations }, &[ids, table]);
 
     let positions = b.input(Port::Positions, DType::I32, &[Dim::Fixed(3), Dim::Tokens]);
     let (frequencies, scale) = config.rope.frequencies();
@@ -115,22 +98,12 @@ pub(super) struct Block<'a> {
 
 impl<'a> Block<'a> {
     fn top(name: &str, config: &'a Config, options: &'a Options) -> Self {
-        Block {
-            config,
-            options,
-            weights: Weights::top(config),
-            graph: Graph::new(name),
-        }
+        Block { config, options, weights: Weights::top(config), graph: Graph::new(name) }
     }
 
     pub fn layer(name: &str, config: &'a Config, kind: LayerKind, options: &'a Options) -> Self {
         let weights = Weights::layer(config, kind);
-        Block {
-            config,
-            options,
-            weights,
-            graph: Graph::new(name),
-        }
+        Block { config, options, weights, graph: Graph::new(name) }
     }
 
     pub fn push(&mut self, op: Op, operands: &[Value]) -> Value {
@@ -138,8 +111,7 @@ impl<'a> Block<'a> {
     }
 
     fn input(&mut self, port: Port, dtype: DType, shape: &[Dim]) -> Value {
-        self.graph
-            .input(port, Type::new(dtype, shape.iter().copied()))
+        self.graph.input(port, Type::new(dtype, shape.iter().copied()))
     }
 
     /// The residual stream.
@@ -150,11 +122,7 @@ impl<'a> Block<'a> {
 
     /// The step's cosines and sines.
     pub fn rope(&mut self) -> Value {
-        let shape = [
-            Dim::Tokens,
-            Dim::Fixed(2),
-            Dim::Fixed(self.config.rope.width / 2),
-        ];
+        let shape = [Dim::Tokens, Dim::Fixed(2), Dim::Fixed(self.config.rope.width / 2)];
         self.input(Port::Rope, DType::F32, &shape)
     }
 
@@ -170,15 +138,8 @@ impl<'a> Block<'a> {
     /// The embedding matrix. Where it is the head too, it lies as matrix products read it, and the
     /// embedding, which takes single rows, follows.
     fn embed_tokens(&mut self) -> Value {
-        let layout = if self.config.tied {
-            Layout::Panels
-        } else {
-            Layout::Rows
-        };
-        let table = Weight {
-            layout,
-            ..self.weights.matrix(Role::EmbedTokens)
-        };
+        let layout = if self.config.tied { Layout::Panels } else { Layout::Rows };
+        let table = Weight { layout, ..self.weights.matrix(Role::EmbedTokens) };
         self.weight(table)
     }
 
@@ -186,12 +147,7 @@ impl<'a> Block<'a> {
     pub fn linear(&mut self, x: Value, role: Role) -> Value {
         let weight = self.weights.matrix(role);
         let weight = self.weight(weight);
-        self.push(
-            Op::MatMul {
-                dtype: self.options.activations,
-            },
-            &[x, weight],
-        )
+        self.push(Op::MatMul { dtype: self.options.activations }, &[x, weight])
     }
 
     /// `x · Wᵀ` in float32: what is compared, or enters an exponential.
@@ -219,12 +175,7 @@ impl<'a> Block<'a> {
     /// A zero-centred norm over the last axis (spec 5.1).
     pub fn norm(&mut self, x: Value, role: Role) -> Value {
         let weight = self.vector(role, Transform::AddOne);
-        self.push(
-            Op::RmsNorm {
-                eps: self.config.rms_norm_eps,
-            },
-            &[x, weight],
-        )
+        self.push(Op::RmsNorm { eps: self.config.rms_norm_eps }, &[x, weight])
     }
 
     pub fn output(&mut self, port: Port, value: Value) {

@@ -31,11 +31,7 @@ pub(super) fn layer(config: &Config, kind: LayerKind, options: &Options) -> Grap
 
     let normed = b.norm(x, Role::PostAttentionLayernorm);
     let fed = match config.mlp {
-        Mlp::Dense { .. } => mlp(
-            &mut b,
-            normed,
-            [Role::GateProj, Role::UpProj, Role::DownProj],
-        ),
+        Mlp::Dense { .. } => mlp(&mut b, normed, [Role::GateProj, Role::UpProj, Role::DownProj]),
         Mlp::Moe(moe) => mixture(&mut b, normed, moe),
     };
     let x = b.push(Op::Add {}, &[x, fed]);
@@ -48,29 +44,13 @@ fn self_attn(b: &mut Block, x: Value) -> Value {
     let c = b.config;
     let (heads, kv_heads, width) = (c.num_attention_heads, c.num_key_value_heads, c.head_dim);
     let rope = b.rope();
-    let state = b.state(State::Kv {
-        dtype: b.options.kv,
-        heads: kv_heads,
-        head_dim: width,
-    });
+    let state = b.state(State::Kv { dtype: b.options.kv, heads: kv_heads, head_dim: width });
 
     // Each head's query, then its gate.
     let query_gate = b.linear(x, Role::QProj);
     let query_gate = b.push(Op::Split { heads }, &[query_gate]);
-    let q = b.push(
-        Op::Slice {
-            start: 0,
-            len: width,
-        },
-        &[query_gate],
-    );
-    let gate = b.push(
-        Op::Slice {
-            start: width,
-            len: width,
-        },
-        &[query_gate],
-    );
+    let q = b.push(Op::Slice { start: 0, len: width }, &[query_gate]);
+    let gate = b.push(Op::Slice { start: width, len: width }, &[query_gate]);
     let k = b.linear(x, Role::KProj);
     let k = b.push(Op::Split { heads: kv_heads }, &[k]);
     let v = b.linear(x, Role::VProj);
@@ -97,10 +77,7 @@ fn linear_attn(b: &mut Block, x: Value) -> Value {
     let (dk, dv) = (c.linear_key_head_dim, c.linear_value_head_dim);
     let (kd, vd) = (c.linear_key_width(), c.linear_value_width());
     let taps = c.linear_conv_kernel_dim;
-    let history = b.state(State::Conv {
-        taps,
-        channels: c.conv_channels(),
-    });
+    let history = b.state(State::Conv { taps, channels: c.conv_channels() });
     let matrix = b.state(State::Delta { heads: nv, dk, dv });
 
     let qkv = b.linear(x, Role::InProjQkv);
@@ -113,29 +90,11 @@ fn linear_attn(b: &mut Block, x: Value) -> Value {
     let qkv = b.push(Op::Silu {}, &[qkv]);
     let q = b.push(Op::Slice { start: 0, len: kd }, &[qkv]);
     let k = b.push(Op::Slice { start: kd, len: kd }, &[qkv]);
-    let v = b.push(
-        Op::Slice {
-            start: 2 * kd,
-            len: vd,
-        },
-        &[qkv],
-    );
+    let v = b.push(Op::Slice { start: 2 * kd, len: vd }, &[qkv]);
     let q = b.push(Op::Split { heads: nk }, &[q]);
-    let q = b.push(
-        Op::L2Norm {
-            eps: L2_EPS,
-            scale: 1.0 / (dk as f32).sqrt(),
-        },
-        &[q],
-    );
+    let q = b.push(Op::L2Norm { eps: L2_EPS, scale: 1.0 / (dk as f32).sqrt() }, &[q]);
     let k = b.push(Op::Split { heads: nk }, &[k]);
-    let k = b.push(
-        Op::L2Norm {
-            eps: L2_EPS,
-            scale: 1.0,
-        },
-        &[k],
-    );
+    let k = b.push(Op::L2Norm { eps: L2_EPS, scale: 1.0 }, &[k]);
     let v = b.push(Op::Split { heads: nv }, &[v]);
 
     let dt_bias = b.vector(Role::DtBias, Transform::None);
@@ -149,12 +108,7 @@ fn linear_attn(b: &mut Block, x: Value) -> Value {
 
     // The only norm that is not zero-centred.
     let norm = b.vector(Role::LinearNorm, Transform::None);
-    let out = b.push(
-        Op::RmsNorm {
-            eps: c.rms_norm_eps,
-        },
-        &[out, norm],
-    );
+    let out = b.push(Op::RmsNorm { eps: c.rms_norm_eps }, &[out, norm]);
     let z = b.push(Op::Split { heads: nv }, &[z]);
     let gate = b.push(Op::Silu {}, &[z]);
     let gated = b.push(Op::Mul {}, &[out, gate]);
@@ -182,31 +136,15 @@ fn mixture(b: &mut Block, x: Value, moe: Moe) -> Value {
 
     let gate_up = b.experts(Role::ExpertsGateUp, &[Role::ExpertGate, Role::ExpertUp]);
     let gate_up = b.push(Op::ExpertMatMul {}, &[x, gate_up, ids]);
-    let gate = b.push(
-        Op::Slice {
-            start: 0,
-            len: width,
-        },
-        &[gate_up],
-    );
-    let up = b.push(
-        Op::Slice {
-            start: width,
-            len: width,
-        },
-        &[gate_up],
-    );
+    let gate = b.push(Op::Slice { start: 0, len: width }, &[gate_up]);
+    let up = b.push(Op::Slice { start: width, len: width }, &[gate_up]);
     let gate = b.push(Op::Silu {}, &[gate]);
     let both = b.push(Op::Mul {}, &[gate, up]);
     let down = b.experts(Role::ExpertsDown, &[Role::ExpertDown]);
     let routed = b.push(Op::ExpertMatMul {}, &[both, down, ids]);
     let routed = b.push(Op::ExpertSum {}, &[routed, weights]);
 
-    let roles = [
-        Role::SharedGateProj,
-        Role::SharedUpProj,
-        Role::SharedDownProj,
-    ];
+    let roles = [Role::SharedGateProj, Role::SharedUpProj, Role::SharedDownProj];
     let shared = mlp(b, x, roles);
     let gate = b.linear_f32(x, Role::SharedExpertGate);
     let gate = b.push(Op::Sigmoid {}, &[gate]);

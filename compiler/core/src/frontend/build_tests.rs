@@ -2,10 +2,7 @@ use super::*;
 use crate::frontend::config::published;
 use q35_graph::{Part, verify};
 
-const PLAIN: Options = Options {
-    activations: DType::F32,
-    kv: DType::Bf16,
-};
+const PLAIN: Options = Options { activations: DType::F32, kv: DType::Bf16 };
 
 const MODELS: [&str; 9] = [
     "Qwen-AgentWorld-35B-A3B",
@@ -80,11 +77,7 @@ fn a_model_of_one_kind_of_layer_has_no_block_for_the_other() {
 fn experts_come_fused_or_one_by_one() {
     let blocks = &programs(&published("Qwen3.5-35B-A3B"), &PLAIN)[0].blocks;
     let delta_net = blocks.iter().find(|b| b.name == "delta_net").unwrap();
-    let experts: Vec<_> = delta_net
-        .weights
-        .iter()
-        .filter(|w| w.experts.is_some())
-        .collect();
+    let experts: Vec<_> = delta_net.weights.iter().filter(|w| w.experts.is_some()).collect();
     let text: Vec<String> = experts.iter().map(|w| w.to_string()).collect();
     insta::assert_snapshot!(text.concat(), @r#"
     bf16[256, 1024, 2048] rows "layers.{layer}.mlp.experts.gate_up_proj"
@@ -105,30 +98,18 @@ fn experts_come_fused_or_one_by_one() {
 fn the_head_of_a_tied_model_is_its_embedding() {
     let named = |model: &str, entry: usize| -> Vec<String> {
         let programs = programs(&published(model), &PLAIN);
-        programs[entry].blocks[0]
-            .weights
-            .iter()
-            .map(|w| w.name.clone())
-            .collect()
+        programs[entry].blocks[0].weights.iter().map(|w| w.name.clone()).collect()
     };
-    assert_eq!(
-        named("Qwen3.5-0.8B", 2),
-        ["norm.weight", "embed_tokens.weight"]
-    );
+    assert_eq!(named("Qwen3.5-0.8B", 2), ["norm.weight", "embed_tokens.weight"]);
     assert_eq!(named("Qwen3.5-9B", 2), ["norm.weight", "lm_head.weight"]);
-    assert_eq!(
-        named("Qwen3.5-9B", 0),
-        ["embed_tokens.weight", "rope.frequencies"]
-    );
+    assert_eq!(named("Qwen3.5-9B", 0), ["embed_tokens.weight", "rope.frequencies"]);
 }
 
 #[test]
 fn the_frequencies_are_numbers_of_the_compiler() {
     let config = published("Qwen3.5-9B");
     let embed = &programs(&config, &PLAIN)[0].blocks[0];
-    let [Part::Values { bits }] = &embed.weights[1].recipes[0][..] else {
-        panic!("values")
-    };
+    let [Part::Values { bits }] = &embed.weights[1].recipes[0][..] else { panic!("values") };
     let frequencies: Vec<f32> = bits.iter().map(|&b| f32::from_bits(b)).collect();
     assert_eq!(frequencies, config.rope.frequencies().0);
 }

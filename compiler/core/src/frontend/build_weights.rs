@@ -22,11 +22,7 @@ pub(super) struct Weights<'a> {
 impl<'a> Weights<'a> {
     /// Those around the layers.
     pub fn top(config: &'a Config) -> Self {
-        Weights {
-            config,
-            tensors: tensors::top(config),
-            apart: Vec::new(),
-        }
+        Weights { config, tensors: tensors::top(config), apart: Vec::new() }
     }
 
     /// Those of a layer of that kind.
@@ -42,21 +38,12 @@ impl<'a> Weights<'a> {
     pub fn matrix(&self, role: Role) -> Weight {
         let tensor = find(&self.tensors, role);
         let (rows, cols) = matrix_of(tensor);
-        self.weight(
-            tensor,
-            self.config.dtype,
-            rows,
-            cols,
-            vec![vec![whole(tensor)]],
-        )
+        self.weight(tensor, self.config.dtype, rows, cols, vec![vec![whole(tensor)]])
     }
 
     /// The taps of the convolution: `f32[channels, taps]`.
     pub fn taps(&self) -> Weight {
-        Weight {
-            dtype: DType::F32,
-            ..self.matrix(Role::Conv1d)
-        }
+        Weight { dtype: DType::F32, ..self.matrix(Role::Conv1d) }
     }
 
     /// A float32 vector.
@@ -64,19 +51,11 @@ impl<'a> Weights<'a> {
         let tensor = find(&self.tensors, role);
         let cols = tensor.elements() as u32;
         let mut part = whole(tensor);
-        if let Part::Rows {
-            rows,
-            transform: slot,
-            ..
-        } = &mut part
-        {
+        if let Part::Rows { rows, transform: slot, .. } = &mut part {
             (*rows, *slot) = (1, transform);
         }
         let weight = self.weight(tensor, DType::F32, 1, cols, vec![vec![part]]);
-        Weight {
-            vector: true,
-            ..weight
-        }
+        Weight { vector: true, ..weight }
     }
 
     /// A table of matrices `[out, in]`, one an expert: the rows of `fused`, which the checkpoint may
@@ -95,16 +74,10 @@ impl<'a> Weights<'a> {
             rows,
             transform: Transform::None,
         }];
-        let one_by_one = apart
-            .iter()
-            .map(|&role| whole(find(&self.apart, role)))
-            .collect();
+        let one_by_one = apart.iter().map(|&role| whole(find(&self.apart, role))).collect();
         let recipes = vec![together, one_by_one];
         let weight = self.weight(tensor, self.config.dtype, rows, cols, recipes);
-        Weight {
-            experts: Some(experts),
-            ..weight
-        }
+        Weight { experts: Some(experts), ..weight }
     }
 
     fn weight(
@@ -115,10 +88,7 @@ impl<'a> Weights<'a> {
         cols: u32,
         recipes: Vec<Vec<Part>>,
     ) -> Weight {
-        let name = tensor
-            .name
-            .strip_prefix(self.config.prefix)
-            .unwrap_or(&tensor.name);
+        let name = tensor.name.strip_prefix(self.config.prefix).unwrap_or(&tensor.name);
         Weight {
             name: pattern(name),
             dtype,
@@ -142,17 +112,12 @@ pub(super) fn values(name: &str, values: &[f32]) -> Weight {
         cols: values.len() as u32,
         vector: true,
         layout: Layout::Rows,
-        recipes: vec![vec![Part::Values {
-            bits: values.iter().map(|v| v.to_bits()).collect(),
-        }]],
+        recipes: vec![vec![Part::Values { bits: values.iter().map(|v| v.to_bits()).collect() }]],
     }
 }
 
 fn find(tensors: &[Tensor], role: Role) -> &Tensor {
-    tensors
-        .iter()
-        .find(|t| t.role == role)
-        .expect("the block's table has the role")
+    tensors.iter().find(|t| t.role == role).expect("the block's table has the role")
 }
 
 /// All rows of a tensor.

@@ -146,9 +146,7 @@ impl Config {
             notes.push(Note::VisionNotCompiled);
         }
         if config.mtp_layers > 0 {
-            notes.push(Note::MtpNotCompiled {
-                layers: config.mtp_layers,
-            });
+            notes.push(Note::MtpNotCompiled { layers: config.mtp_layers });
         }
         Ok(Parsed { config, notes })
     }
@@ -280,12 +278,7 @@ impl<'a> Model<'a> {
             Family::Moe => ("qwen3_5_moe_text", "\"qwen3_5_moe_text\""),
         };
         text.must_be_one_of("model_type", &[text_type], expected, Some(OTHER_MODEL))?;
-        Ok(Model {
-            family,
-            root,
-            text,
-            text_only,
-        })
+        Ok(Model { family, root, text, text_only })
     }
 
     fn refuse_quantized(&self) -> Result<(), ConfigError> {
@@ -344,11 +337,7 @@ impl<'a> Model<'a> {
             tied: root.flag("tie_word_embeddings", false)?
                 | text.flag("tie_word_embeddings", false)?,
             dtype: dtype(root, text)?,
-            prefix: if self.text_only {
-                "model."
-            } else {
-                "model.language_model."
-            },
+            prefix: if self.text_only { "model." } else { "model.language_model." },
             eos: eos(text, vocab_size)?,
             vision: match root.object("vision_config")? {
                 Some(tower) if !self.text_only => Some(vision(&tower, hidden_size)?),
@@ -379,18 +368,16 @@ fn check_architecture(root: &Object, family: Family, text_only: bool) -> Result<
             "Qwen3_5ForConditionalGeneration",
             "\"Qwen3_5ForConditionalGeneration\" with this `model_type`",
         ),
-        (Family::Dense, true) => (
-            "Qwen3_5ForCausalLM",
-            "\"Qwen3_5ForCausalLM\" with this `model_type`",
-        ),
+        (Family::Dense, true) => {
+            ("Qwen3_5ForCausalLM", "\"Qwen3_5ForCausalLM\" with this `model_type`")
+        }
         (Family::Moe, false) => (
             "Qwen3_5MoeForConditionalGeneration",
             "\"Qwen3_5MoeForConditionalGeneration\" with this `model_type`",
         ),
-        (Family::Moe, true) => (
-            "Qwen3_5MoeForCausalLM",
-            "\"Qwen3_5MoeForCausalLM\" with this `model_type`",
-        ),
+        (Family::Moe, true) => {
+            ("Qwen3_5MoeForCausalLM", "\"Qwen3_5MoeForCausalLM\" with this `model_type`")
+        }
     };
     match architectures.array()?.first() {
         Some(first) if first.text()? != name => Err(first.unsupported(expected, Some(OTHER_MODEL))),
@@ -446,11 +433,7 @@ fn layers(text: &Object, default: u32) -> Result<Vec<LayerKind>, ConfigError> {
             Some("no Qwen3.5 has such a layer; is this the config of another model?"),
         )),
     };
-    let layers = types
-        .array()?
-        .iter()
-        .map(kind)
-        .collect::<Result<Vec<_>, _>>()?;
+    let layers = types.array()?.iter().map(kind).collect::<Result<Vec<_>, _>>()?;
     if layers.len() != count as usize {
         return Err(ConfigError::LayerCount {
             field: types.path.clone(),
@@ -481,9 +464,7 @@ fn mixture(text: &Object) -> Result<Mlp, ConfigError> {
             field: text.path_of("num_experts_per_tok"),
             chosen: moe.num_experts_per_tok,
             experts: moe.num_experts,
-            at: text
-                .place_of("num_experts_per_tok")
-                .or_else(|| text.place_of("num_experts")),
+            at: text.place_of("num_experts_per_tok").or_else(|| text.place_of("num_experts")),
         });
     }
     Ok(Mlp::Moe(moe))
@@ -501,9 +482,7 @@ fn eps(text: &Object) -> Result<f32, ConfigError> {
 
 /// `dtype` or its older spelling, of the text model or of the whole.
 fn dtype(root: &Object, text: &Object) -> Result<DType, ConfigError> {
-    let field = [text, root]
-        .iter()
-        .find_map(|o| o.some("dtype").or_else(|| o.some("torch_dtype")));
+    let field = [text, root].iter().find_map(|o| o.some("dtype").or_else(|| o.some("torch_dtype")));
     let Some(field) = field else {
         return Ok(DType::Bf16);
     };
@@ -519,21 +498,11 @@ fn vision(tower: &Object, text_hidden_size: u32) -> Result<Vision, ConfigError> 
     let help = Some(OTHER_MODEL);
     tower.must_be_one_of(
         "model_type",
-        &[
-            "qwen3_5",
-            "qwen3_5_moe",
-            "qwen3_5_vision",
-            "qwen3_5_moe_vision",
-        ],
+        &["qwen3_5", "qwen3_5_moe", "qwen3_5_vision", "qwen3_5_moe_vision"],
         "\"qwen3_5_vision\" or \"qwen3_5_moe_vision\"",
         help,
     )?;
-    tower.must_be_one_of(
-        "hidden_act",
-        &["gelu_pytorch_tanh"],
-        "\"gelu_pytorch_tanh\"",
-        help,
-    )?;
+    tower.must_be_one_of("hidden_act", &["gelu_pytorch_tanh"], "\"gelu_pytorch_tanh\"", help)?;
     tower.must_be_empty("deepstack_visual_indexes", OTHER_MODEL)?;
 
     let vision = Vision {
@@ -548,20 +517,14 @@ fn vision(tower: &Object, text_hidden_size: u32) -> Result<Vision, ConfigError> 
         num_position_embeddings: tower.size("num_position_embeddings", 2304, 1..=1 << 20)?,
         out_hidden_size: tower.size("out_hidden_size", 3584, 1..=MAX_HIDDEN)?,
     };
-    divides(
-        tower,
-        ("hidden_size", vision.hidden_size),
-        ("num_heads", vision.num_heads),
-    )?;
+    divides(tower, ("hidden_size", vision.hidden_size), ("num_heads", vision.num_heads))?;
     if vision.out_hidden_size != text_hidden_size {
         return Err(ConfigError::Disagree {
             field: tower.path_of("out_hidden_size"),
             found: vision.out_hidden_size.to_string(),
             other: "text_config.hidden_size".into(),
             other_found: text_hidden_size.to_string(),
-            at: tower
-                .place_of("out_hidden_size")
-                .unwrap_or_else(|| tower.opening()),
+            at: tower.place_of("out_hidden_size").unwrap_or_else(|| tower.opening()),
         });
     }
     Ok(vision)
@@ -583,10 +546,7 @@ fn divides(object: &Object, many: (&str, u32), few: (&str, u32)) -> Result<(), C
 fn check_total(config: &Config) -> Result<(), ConfigError> {
     let parameters = count::parameters(config).total();
     if parameters > MAX_PARAMETERS {
-        return Err(ConfigError::TooLarge {
-            parameters,
-            limit: MAX_PARAMETERS,
-        });
+        return Err(ConfigError::TooLarge { parameters, limit: MAX_PARAMETERS });
     }
     Ok(())
 }

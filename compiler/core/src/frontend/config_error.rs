@@ -16,20 +16,11 @@ pub enum ConfigError {
 
     /// A key without which the model is not known.
     #[error("`{field}` is missing, expected {expected}")]
-    Missing {
-        field: String,
-        expected: &'static str,
-        at: Range<usize>,
-    },
+    Missing { field: String, expected: &'static str, at: Range<usize> },
 
     /// A value of another kind than the key has.
     #[error("`{field}` is {found}, expected {expected}")]
-    WrongType {
-        field: String,
-        found: String,
-        expected: &'static str,
-        at: Range<usize>,
-    },
+    WrongType { field: String, found: String, expected: &'static str, at: Range<usize> },
 
     /// A value of the right kind that we do not compile.
     #[error("`{field}` is {found}, expected {expected}")]
@@ -44,78 +35,38 @@ pub enum ConfigError {
     /// A number outside of what the field can be. The limits are ours, far beyond any published
     /// model, and such that no later size overflows.
     #[error("`{field}` is {found}, expected {expected}")]
-    OutOfRange {
-        field: String,
-        found: String,
-        expected: String,
-        at: Range<usize>,
-    },
+    OutOfRange { field: String, found: String, expected: String, at: Range<usize> },
 
     /// Weights in a quantised format.
     #[error("`{field}` is {method}, expected weights that are not quantised")]
-    Quantized {
-        field: String,
-        method: String,
-        at: Range<usize>,
-    },
+    Quantized { field: String, method: String, at: Range<usize> },
 
     /// Heads that cannot be shared out evenly.
     #[error("`{many}` is {n}, not a multiple of `{few}`, {d}")]
-    NotMultiple {
-        many: String,
-        n: u32,
-        few: String,
-        d: u32,
-        at: Option<Range<usize>>,
-    },
+    NotMultiple { many: String, n: u32, few: String, d: u32, at: Option<Range<usize>> },
 
     /// `layer_types` does not have one entry a layer.
     #[error("`{field}` has length {found}, expected {layers}, which is `num_hidden_layers`")]
-    LayerCount {
-        field: String,
-        found: usize,
-        layers: u32,
-        at: Range<usize>,
-    },
+    LayerCount { field: String, found: usize, layers: u32, at: Range<usize> },
 
     /// More experts to choose than there are.
     #[error("`{field}` is {chosen}, expected at most {experts}, which is `num_experts`")]
-    TooFewExperts {
-        field: String,
-        chosen: u32,
-        experts: u32,
-        at: Option<Range<usize>>,
-    },
+    TooFewExperts { field: String, chosen: u32, experts: u32, at: Option<Range<usize>> },
 
     /// A number of rotated dimensions that cannot be paired within a head.
     #[error(
         "`{field}` of {factor} rotates {width} of the {head_dim} dimensions of a head, \
          expected an even number from 2 to {head_dim}"
     )]
-    RotaryWidth {
-        field: String,
-        factor: f64,
-        width: u32,
-        head_dim: u32,
-        at: Option<Range<usize>>,
-    },
+    RotaryWidth { field: String, factor: f64, width: u32, head_dim: u32, at: Option<Range<usize>> },
 
     /// Rotary parameters that are each in range but give no usable frequencies.
     #[error("`{field}` gives rotary frequencies that are not finite positive numbers")]
-    RopeDegenerate {
-        field: String,
-        at: Option<Range<usize>>,
-    },
+    RopeDegenerate { field: String, at: Option<Range<usize>> },
 
     /// Two spellings of one thing that say different things.
     #[error("`{field}` is {found}, but `{other}` is {other_found}")]
-    Disagree {
-        field: String,
-        found: String,
-        other: String,
-        other_found: String,
-        at: Range<usize>,
-    },
+    Disagree { field: String, found: String, other: String, other_found: String, at: Range<usize> },
 
     /// Sizes that are each in range, but together name more weights than can be addressed safely.
     #[error("the model has {parameters} parameters, expected at most {limit}")]

@@ -26,11 +26,7 @@ pub(super) struct Field<'a> {
 
 impl<'a> Object<'a> {
     pub fn root(value: &'a Spanned) -> Result<Self, ConfigError> {
-        Field {
-            path: String::new(),
-            value,
-        }
-        .object()
+        Field { path: String::new(), value }.object()
     }
 
     /// The path of a key, whether the object has it or not.
@@ -44,10 +40,7 @@ impl<'a> Object<'a> {
     /// Whatever stands under `key`, `null` included.
     pub fn get(&self, key: &str) -> Option<Field<'a>> {
         let member = self.members.iter().find(|m| m.key == key)?;
-        Some(Field {
-            path: self.path_of(key),
-            value: &member.value,
-        })
+        Some(Field { path: self.path_of(key), value: &member.value })
     }
 
     /// What stands under `key`, unless it is `null`.
@@ -66,11 +59,7 @@ impl<'a> Object<'a> {
 
     /// That `key` should be here.
     pub fn missing(&self, key: &str, expected: &'static str) -> ConfigError {
-        ConfigError::Missing {
-            field: self.path_of(key),
-            expected,
-            at: self.opening(),
-        }
+        ConfigError::Missing { field: self.path_of(key), expected, at: self.opening() }
     }
 
     /// A whole number within `range`.
@@ -148,11 +137,9 @@ impl<'a> Field<'a> {
 
     pub fn object(&self) -> Result<Object<'a>, ConfigError> {
         match &self.value.value {
-            Value::Object(members) => Ok(Object {
-                path: self.path.clone(),
-                members,
-                at: self.at(),
-            }),
+            Value::Object(members) => {
+                Ok(Object { path: self.path.clone(), members, at: self.at() })
+            }
             _ => Err(self.wrong_type("an object")),
         }
     }
@@ -161,10 +148,7 @@ impl<'a> Field<'a> {
         let Value::Array(items) = &self.value.value else {
             return Err(self.wrong_type("an array"));
         };
-        let entry = |(i, value)| Field {
-            path: format!("{}[{i}]", self.path),
-            value,
-        };
+        let entry = |(i, value)| Field { path: format!("{}[{i}]", self.path), value };
         Ok(items.iter().enumerate().map(entry).collect())
     }
 
@@ -215,12 +199,7 @@ impl<'a> Field<'a> {
             "" => "config",
             path => path,
         };
-        ConfigError::WrongType {
-            field: field.into(),
-            found: self.found(),
-            expected,
-            at: self.at(),
-        }
+        ConfigError::WrongType { field: field.into(), found: self.found(), expected, at: self.at() }
     }
 
     pub fn unsupported(&self, expected: &'static str, help: Option<&'static str>) -> ConfigError {

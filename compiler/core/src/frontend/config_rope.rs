@@ -111,9 +111,7 @@ pub(super) fn parse(
     if !frequencies.into_iter().all(usable) || !usable(attention_factor) {
         return Err(ConfigError::RopeDegenerate {
             field: text.path_of("rope_parameters"),
-            at: text
-                .place_of("rope_parameters")
-                .or_else(|| text.place_of("rope_scaling")),
+            at: text.place_of("rope_parameters").or_else(|| text.place_of("rope_scaling")),
         });
     }
     let frequencies = rope.width / 2;
@@ -138,14 +136,8 @@ struct Keys<'a> {
 
 impl<'a> Keys<'a> {
     fn of(text: &Object<'a>) -> Result<Self, ConfigError> {
-        let nested = [
-            text.object("rope_scaling")?,
-            text.object("rope_parameters")?,
-        ];
-        Ok(Keys {
-            nested: nested.into_iter().flatten().collect(),
-            beside: text.clone(),
-        })
+        let nested = [text.object("rope_scaling")?, text.object("rope_parameters")?];
+        Ok(Keys { nested: nested.into_iter().flatten().collect(), beside: text.clone() })
     }
 
     fn nested(&self, key: &str) -> Option<Field<'a>> {
@@ -158,10 +150,7 @@ impl<'a> Keys<'a> {
     }
 
     fn rope_type(&self) -> Result<Type, ConfigError> {
-        let field = self
-            .nested
-            .iter()
-            .find_map(|o| o.some("rope_type").or_else(|| o.some("type")));
+        let field = self.nested.iter().find_map(|o| o.some("rope_type").or_else(|| o.some("type")));
         let Some(field) = field else {
             return Ok(Type::Default);
         };
@@ -209,9 +198,7 @@ fn width(keys: &Keys, head_dim: u32) -> Result<u32, ConfigError> {
         factor,
         width,
         head_dim,
-        at: field
-            .map(|f| f.at())
-            .or_else(|| keys.beside.place_of("head_dim")),
+        at: field.map(|f| f.at()).or_else(|| keys.beside.place_of("head_dim")),
     })
 }
 
@@ -229,10 +216,7 @@ fn sections(keys: &Keys) -> Result<([u32; 3], Option<u64>), ConfigError> {
         return Ok(([11, 11, 10], None));
     };
     let entries = field.array()?;
-    let sizes: Vec<u32> = entries
-        .iter()
-        .map(|e| e.size(0..=1024))
-        .collect::<Result<_, _>>()?;
+    let sizes: Vec<u32> = entries.iter().map(|e| e.size(0..=1024)).collect::<Result<_, _>>()?;
     let Ok(sections) = <[u32; 3]>::try_from(sizes) else {
         return Err(field.wrong_type("an array of three whole numbers"));
     };
@@ -250,9 +234,7 @@ fn yarn(keys: &Keys, max_position_embeddings: u32) -> Result<Yarn, ConfigError> 
     let beta_fast = keys.number("beta_fast", 32.0, POSITIVE)?;
     let beta_slow = keys.number("beta_slow", 1.0, POSITIVE)?;
     if beta_fast < beta_slow
-        && let Some(field) = keys
-            .nested("beta_fast")
-            .or_else(|| keys.nested("beta_slow"))
+        && let Some(field) = keys.nested("beta_fast").or_else(|| keys.nested("beta_slow"))
     {
         return Err(ConfigError::OutOfRange {
             field: field.path.clone(),
@@ -290,12 +272,7 @@ mod tests {
     use super::*;
 
     fn published(yarn: Option<Yarn>) -> Rope {
-        Rope {
-            theta: 1e7,
-            width: 64,
-            sections: [11, 11, 10],
-            yarn,
-        }
+        Rope { theta: 1e7, width: 64, sections: [11, 11, 10], yarn }
     }
 
     fn close(got: f32, wanted: f64) {
@@ -337,11 +314,7 @@ mod tests {
     #[test]
     fn axes_are_interleaved() {
         let rope = published(None);
-        let of = |axis| {
-            (0..32)
-                .filter(|&j| rope.axis(j) == axis)
-                .collect::<Vec<_>>()
-        };
+        let of = |axis| (0..32).filter(|&j| rope.axis(j) == axis).collect::<Vec<_>>();
         assert_eq!(of(0), [0, 3, 6, 9, 12, 15, 18, 21, 24, 27, 30]);
         assert_eq!(of(1), [1, 4, 7, 10, 13, 16, 19, 22, 25, 28, 31]);
         assert_eq!(of(2), [2, 5, 8, 11, 14, 17, 20, 23, 26, 29]);

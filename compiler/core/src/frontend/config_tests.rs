@@ -40,16 +40,8 @@ fn every_published_config_is_read() {
 #[test]
 fn a_dense_config_is_resolved() {
     let config = parse(DENSE);
-    assert_eq!(
-        (config.hidden_size, config.vocab_size, config.layers.len()),
-        (5120, 248_320, 64)
-    );
-    assert_eq!(
-        config.mlp,
-        Mlp::Dense {
-            intermediate_size: 17408
-        }
-    );
+    assert_eq!((config.hidden_size, config.vocab_size, config.layers.len()), (5120, 248_320, 64));
+    assert_eq!(config.mlp, Mlp::Dense { intermediate_size: 17408 });
     assert_eq!((config.query_width(), config.kv_width()), (6144, 1024));
     assert_eq!(config.conv_channels(), 10240);
     assert_eq!(config.rms_norm_eps, 1e-6);
@@ -80,14 +72,8 @@ fn a_text_only_config_has_defaults_for_the_rest() {
     let config = parse(TEXT_ONLY);
     use LayerKind::{Attention, DeltaNet};
     assert_eq!(config.layers, [DeltaNet, DeltaNet, DeltaNet, Attention]);
-    assert_eq!(
-        (config.num_attention_heads, config.num_key_value_heads),
-        (16, 4)
-    );
-    assert_eq!(
-        (config.linear_num_key_heads, config.linear_num_value_heads),
-        (16, 32)
-    );
+    assert_eq!((config.num_attention_heads, config.num_key_value_heads), (16, 4));
+    assert_eq!((config.linear_num_key_heads, config.linear_num_value_heads), (16, 32));
     assert_eq!((config.rope.theta, config.rope.width), (1e4, 64));
     assert_eq!((config.prefix, config.vision), ("model.", None));
     assert_eq!((config.mtp_layers, config.tied), (0, false));
@@ -176,13 +162,7 @@ fn the_stored_type_is_read_in_either_spelling() {
 fn a_section_that_does_not_fit_is_noted() {
     let keys = r#""rope_parameters": {"mrope_section": [4, 3, 2]}"#;
     let parsed = Config::parse(&with(TEXT_ONLY, keys)).unwrap();
-    assert_eq!(
-        parsed.notes,
-        [Note::MropeSection {
-            sum: 9,
-            frequencies: 32
-        }]
-    );
+    assert_eq!(parsed.notes, [Note::MropeSection { sum: 9, frequencies: 32 }]);
     assert_eq!(Config::parse(TEXT_ONLY).unwrap().notes, []);
 }
 
@@ -327,10 +307,7 @@ fn another_family_is_refused() {
         Some("only the Qwen3.5 family is compiled; is this another model's config?")
     );
     let message = |text: &str| Config::parse(text).unwrap_err().to_string();
-    assert_eq!(
-        message("[]"),
-        "`config` is an empty array, expected an object"
-    );
+    assert_eq!(message("[]"), "`config` is an empty array, expected an object");
     assert!(message("{}").starts_with("`model_type` is missing, expected"));
     assert!(message(r#"{"model_type": "qwen3_5"}"#).starts_with("`text_config` is missing"));
 }
@@ -346,17 +323,7 @@ fn a_model_of_absurd_size_is_refused_without_listing_it() {
 
 #[test]
 fn no_damage_to_a_config_makes_it_panic() {
-    let damage = [
-        "",
-        "0",
-        "-1",
-        "null",
-        "\"\"",
-        "[]",
-        "{}",
-        "1e308",
-        "4294967295",
-    ];
+    let damage = ["", "0", "-1", "null", "\"\"", "[]", "{}", "1e308", "4294967295"];
     for text in [DENSE, MOE] {
         let colons = text.match_indices(": ").map(|(at, _)| at + 2);
         for start in colons {

@@ -30,11 +30,7 @@ impl Parameters {
 /// Count the parameters of a model.
 pub fn parameters(config: &Config) -> Parameters {
     let top = tensors::top(config);
-    let idle = if config.tied {
-        None
-    } else {
-        Some(Role::EmbedTokens)
-    };
+    let idle = if config.tied { None } else { Some(Role::EmbedTokens) };
     let active_top = top.iter().filter(|t| Some(t.role) != idle);
 
     let (mut text, mut active) = (sum(&top), sum(active_top));
@@ -44,19 +40,11 @@ pub fn parameters(config: &Config) -> Parameters {
         text += layers * layer(config, &rows, |moe| moe.num_experts);
         active += layers * layer(config, &rows, |moe| moe.num_experts_per_tok);
     }
-    Parameters {
-        text,
-        vision: sum(&tensors::vision(config)),
-        mtp: mtp(config),
-        active,
-    }
+    Parameters { text, vision: sum(&tensors::vision(config)), mtp: mtp(config), active }
 }
 
 fn mtp(config: &Config) -> u128 {
-    let around = tensors::mtp(&Config {
-        mtp_layers: config.mtp_layers.min(1),
-        ..config.clone()
-    });
+    let around = tensors::mtp(&Config { mtp_layers: config.mtp_layers.min(1), ..config.clone() });
     let rows = tensors::mtp_pattern(config, Experts::Apart);
     let one = layer(config, &rows, |moe| moe.num_experts);
     match u128::from(config.mtp_layers) {
@@ -71,9 +59,7 @@ fn layer(config: &Config, rows: &[Tensor], experts: impl Fn(Moe) -> u32) -> u128
         Mlp::Moe(moe) if row.role.is_of_one_expert() => experts(moe),
         _ => 1,
     };
-    rows.iter()
-        .map(|row| u128::from(copies(row)) * u128::from(row.elements()))
-        .sum()
+    rows.iter().map(|row| u128::from(copies(row)) * u128::from(row.elements())).sum()
 }
 
 fn sum<'a>(tensors: impl IntoIterator<Item = &'a Tensor>) -> u128 {
@@ -103,11 +89,7 @@ mod tests {
     fn totals_of_the_family_are_exact() {
         for (model, [text, vision, mtp, total], _) in TABLE {
             let count = parameters(&published(model));
-            assert_eq!(
-                (count.text, count.vision, count.mtp),
-                (text, vision, mtp),
-                "{model}"
-            );
+            assert_eq!((count.text, count.vision, count.mtp), (text, vision, mtp), "{model}");
             assert_eq!(count.total(), total, "{model}");
         }
     }
@@ -116,11 +98,7 @@ mod tests {
     fn the_listed_tensors_of_the_family_are_as_many_and_hold_as_much() {
         for (model, [text, vision, mtp, _], tensors) in TABLE {
             let config = published(model);
-            let parts = [
-                tensors::text(&config),
-                tensors::vision(&config),
-                tensors::mtp(&config),
-            ];
+            let parts = [tensors::text(&config), tensors::vision(&config), tensors::mtp(&config)];
             assert_eq!(parts.each_ref().map(Vec::len), tensors, "{model}");
             assert_eq!(parts.each_ref().map(sum), [text, vision, mtp], "{model}");
         }
@@ -149,15 +127,8 @@ mod tests {
     #[test]
     fn further_prediction_layers_are_counted_as_they_are_listed() {
         for layers in [0, 1, 3] {
-            let config = Config {
-                mtp_layers: layers,
-                ..published("Qwen3.5-35B-A3B")
-            };
-            assert_eq!(
-                parameters(&config).mtp,
-                sum(&tensors::mtp(&config)),
-                "{layers}"
-            );
+            let config = Config { mtp_layers: layers, ..published("Qwen3.5-35B-A3B") };
+            assert_eq!(parameters(&config).mtp, sum(&tensors::mtp(&config)), "{layers}");
         }
     }
 }

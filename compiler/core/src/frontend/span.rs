@@ -47,11 +47,7 @@ pub struct Member {
 pub enum JsonError {
     /// The grammar wants something else here.
     #[error("not JSON: {found} where {expected} should stand")]
-    Syntax {
-        found: String,
-        expected: &'static str,
-        at: Range<usize>,
-    },
+    Syntax { found: String, expected: &'static str, at: Range<usize> },
     /// More arrays and objects inside each other than [`MAX_DEPTH`].
     #[error("values are nested more than {MAX_DEPTH} deep")]
     TooDeep { at: Range<usize> },
@@ -124,10 +120,7 @@ impl Parser<'_> {
             _ if self.eat_word("null") => Value::Null,
             _ => return Err(self.unexpected("a value")),
         };
-        Ok(Spanned {
-            value,
-            at: start..self.pos,
-        })
+        Ok(Spanned { value, at: start..self.pos })
     }
 
     fn object(&mut self, depth: usize) -> Result<Value, JsonError> {
@@ -187,9 +180,7 @@ impl Parser<'_> {
     /// Step over the opening bracket and what space follows it.
     fn open(&mut self, depth: usize) -> Result<(), JsonError> {
         if depth == MAX_DEPTH {
-            return Err(JsonError::TooDeep {
-                at: self.pos..self.pos + 1,
-            });
+            return Err(JsonError::TooDeep { at: self.pos..self.pos + 1 });
         }
         self.pos += 1;
         self.skip_space();
@@ -347,15 +338,11 @@ mod tests {
     fn every_value_knows_its_bytes() {
         let text = "{ \"a\": [1, -2.5e3, \"é\\n\"],\n \"b\" : {\"c\":null}, \"d\":true}";
         let root = parse(text).unwrap();
-        let Value::Object(members) = &root.value else {
-            panic!("an object")
-        };
+        let Value::Object(members) = &root.value else { panic!("an object") };
         assert_eq!(root.at, 0..text.len());
         assert_eq!(&text[members[0].key_at.clone()], "\"a\"");
         assert_eq!(&text[members[0].value.at.clone()], "[1, -2.5e3, \"é\\n\"]");
-        let Value::Array(items) = &members[0].value.value else {
-            panic!("an array")
-        };
+        let Value::Array(items) = &members[0].value.value else { panic!("an array") };
         let spelled: Vec<&str> = items.iter().map(|i| &text[i.at.clone()]).collect();
         assert_eq!(spelled, ["1", "-2.5e3", "\"é\\n\""]);
         assert_eq!(items[2].value, Value::String("é\n".into()));
@@ -376,16 +363,8 @@ mod tests {
     #[test]
     fn what_is_not_json_is_refused_at_its_place() {
         let cases = [
-            (
-                "",
-                0..0,
-                "not JSON: the end of the file where a value should stand",
-            ),
-            (
-                "{\"a\": 1,}",
-                8..9,
-                "not JSON: `}` where a key in double quotes should stand",
-            ),
+            ("", 0..0, "not JSON: the end of the file where a value should stand"),
+            ("{\"a\": 1,}", 8..9, "not JSON: `}` where a key in double quotes should stand"),
             ("[1 2]", 3..4, "not JSON: `2` where `,` or `]` should stand"),
             ("[01]", 2..3, "not JSON: `1` where `,` or `]` should stand"),
             ("[1.]", 3..4, "not JSON: `]` where a digit should stand"),
@@ -396,32 +375,18 @@ mod tests {
                 0..1,
                 "not JSON: the end of the file where the `\"` that closes this string should stand",
             ),
-            (
-                "1 é",
-                2..4,
-                "not JSON: `é` where the end of the file should stand",
-            ),
+            ("1 é", 2..4, "not JSON: `é` where the end of the file should stand"),
         ];
         for (text, at, message) in cases {
             let error = parse(text).unwrap_err();
-            assert_eq!(
-                (error.span(), error.to_string()),
-                (at, message.into()),
-                "{text}"
-            );
+            assert_eq!((error.span(), error.to_string()), (at, message.into()), "{text}");
         }
     }
 
     #[test]
     fn a_key_that_stands_twice_is_refused_where_it_stands_again() {
         let error = parse(r#"{"a": 1, "b": {"a": 2}, "a": 1}"#).unwrap_err();
-        assert_eq!(
-            error,
-            JsonError::DuplicateKey {
-                key: "a".into(),
-                at: 24..27
-            }
-        );
+        assert_eq!(error, JsonError::DuplicateKey { key: "a".into(), at: 24..27 });
     }
 
     #[test]
@@ -430,9 +395,7 @@ mod tests {
         assert!(parse(&nested(MAX_DEPTH)).is_ok());
         assert_eq!(
             parse(&nested(MAX_DEPTH + 1)),
-            Err(JsonError::TooDeep {
-                at: MAX_DEPTH..MAX_DEPTH + 1
-            })
+            Err(JsonError::TooDeep { at: MAX_DEPTH..MAX_DEPTH + 1 })
         );
         assert!(parse(&"[".repeat(1_000_000)).is_err());
     }

@@ -119,10 +119,7 @@ impl Tensor {
     }
 
     fn numbered(&self, placeholder: &str, n: u32) -> Tensor {
-        Tensor {
-            name: self.name.replacen(placeholder, &n.to_string(), 1),
-            ..self.clone()
-        }
+        Tensor { name: self.name.replacen(placeholder, &n.to_string(), 1), ..self.clone() }
     }
 }
 
@@ -133,9 +130,8 @@ pub fn all(config: &Config) -> Vec<Tensor> {
 
 /// The text model with its head, in the order of the forward pass.
 pub fn text(config: &Config) -> Vec<Tensor> {
-    let (embedding, after): (Vec<_>, Vec<_>) = top(config)
-        .into_iter()
-        .partition(|t| t.role == Role::EmbedTokens);
+    let (embedding, after): (Vec<_>, Vec<_>) =
+        top(config).into_iter().partition(|t| t.role == Role::EmbedTokens);
     let layers = (0..config.layers.len()).flat_map(|n| layer(config, n));
     embedding.into_iter().chain(layers).chain(after).collect()
 }
@@ -212,13 +208,8 @@ pub fn vision(config: &Config) -> Vec<Tensor> {
     };
     let mut rows = Rows::new("model.visual.", config.dtype);
     let hv = vision.hidden_size;
-    let patch = [
-        hv,
-        vision.in_channels,
-        vision.temporal_patch_size,
-        vision.patch_size,
-        vision.patch_size,
-    ];
+    let patch =
+        [hv, vision.in_channels, vision.temporal_patch_size, vision.patch_size, vision.patch_size];
     rows.add("patch_embed.proj.weight", patch, Role::VisionPatchEmbed);
     rows.add("patch_embed.proj.bias", [hv], Role::VisionBias);
     let positions = [vision.num_position_embeddings, hv];
@@ -253,11 +244,7 @@ fn decoder_layer(config: &Config, prefix: &str, kind: LayerKind, experts: Expert
         LayerKind::DeltaNet => linear_attn(&mut rows, config),
         LayerKind::Attention => self_attn(&mut rows, config),
     }
-    rows.add(
-        "post_attention_layernorm.weight",
-        [h],
-        Role::PostAttentionLayernorm,
-    );
+    rows.add("post_attention_layernorm.weight", [h], Role::PostAttentionLayernorm);
     match config.mlp {
         Mlp::Dense { intermediate_size } => dense(&mut rows, h, intermediate_size),
         Mlp::Moe(moe) => mixture(&mut rows, h, moe, experts),
@@ -334,11 +321,7 @@ struct Rows {
 
 impl Rows {
     fn new(prefix: &str, dtype: DType) -> Self {
-        Rows {
-            prefix: prefix.into(),
-            dtype,
-            list: Vec::new(),
-        }
+        Rows { prefix: prefix.into(), dtype, list: Vec::new() }
     }
 
     fn add<const N: usize>(&mut self, name: &str, shape: [u32; N], role: Role) {
@@ -384,12 +367,7 @@ mod tests {
 
     #[test]
     fn every_golden_text_model_is_reproduced_exactly() {
-        for name in [
-            "dense-text-f32",
-            "dense-tied-odd",
-            "moe-ratio3-yarn",
-            "moe-text-tied",
-        ] {
+        for name in ["dense-text-f32", "dense-tied-odd", "moe-ratio3-yarn", "moe-text-tied"] {
             let config = config(name);
             assert_eq!(listing(text(&config)), stored(name, |_| true), "{name}");
         }
@@ -410,10 +388,7 @@ mod tests {
     fn an_odd_vision_tower_is_reproduced_exactly() {
         let of_vision = |name: &str| name.starts_with("model.visual.");
         let config = config("moe-sharded-extras");
-        assert_eq!(
-            listing(vision(&config)),
-            stored("moe-sharded-extras", of_vision)
-        );
+        assert_eq!(listing(vision(&config)), stored("moe-sharded-extras", of_vision));
     }
 
     #[test]

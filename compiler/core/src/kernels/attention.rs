@@ -12,11 +12,13 @@
 //! a task each, whose results [`AttendCombine`] joins. Pages and splits count from position 0.
 
 use super::elementwise::per_token;
+use super::gpu::LANES;
+use super::gpu::attention::{ROWS, attend};
 use super::page::Pages;
 use super::step::Step;
 use super::{PANEL, Template, letter, padded, row};
 use q35_artifact::{Amount, Cost, Tasks, Times};
-use q35_kernel::{Expr, KernelBuilder, Mem, PanelArgs, Place};
+use q35_kernel::{Expr, KernelBuilder, Mem, PanelArgs};
 use q35_target::Caps;
 use q35_types::step::PAGE;
 use q35_types::{Count, DType, StepLayout};
@@ -136,21 +138,28 @@ struct Attend<'k> {
 }
 
 /// Which queries, and what they may see.
-struct Queries<'k> {
-    q: Place,
-    q_row: Expr<'k>,
-    rows: Expr<'k>,
+pub(super) struct Queries<'k> {
+    pub q: (Mem, Expr<'k>),
+    pub q_row: Expr<'k>,
+    pub rows: Expr<'k>,
     /// Position of the first row, and what each further row adds.
-    pos: Expr<'k>,
-    pos_step: i32,
-    seq: Expr<'k>,
-    kv_head: Expr<'k>,
+    pub pos: Expr<'k>,
+    pub pos_step: i32,
+    pub seq: Expr<'k>,
+    pub kv_head: Expr<'k>,
     /// Positions that have keys.
-    context: Expr<'k>,
+    pub context: Expr<'k>,
 }
 
 impl<'k> Attend<'k> {
-    fn new(b: &'k KernelBuilder, caps: &'k Caps, h: Heads, keys: Mem, values: Mem, rows: u32) -> Self {
+    fn new(
+        b: &'k KernelBuilder,
+        caps: &'k Caps,
+        h: Heads,
+        keys: Mem,
+        values: Mem,
+        rows: u32,
+    ) -> Self {
         let shared = |name, len| b.shared(name, DType::F32, len);
         let columns = b.shared("columns", DType::I32, PANEL as u32);
         b.range(0, PANEL, 1, |i| b.store(columns, i, i));
@@ -174,13 +183,15 @@ impl<'k> Attend<'k> {
         b.range(0, q.rows, 1, |r| {
             b.store(self.m, r, b.f(f32::NEG_INFINITY));
             b.store(self.l, r, b.f(0.0));
-            row::each(b, self.caps, wide, |i, w| b.store(self.acc, r * wide + i, b.f(0.0).splat(w)));
+            row::each(b, self.caps, wide, |i, w| {
+                b.store(self.acc, r * wide + i, b.f(0.0).splat(w))
+            });
         });
         b.range(first, end, 1, |n| {
             let page = step.page(q.seq, n);
             let filled = (q.context - n * PAGE).min(PAGE as i32);
             b.panel_dot(PanelArgs {
-                x: q.q,
+                x: b.at(q.q.0, q.q.1),
                 x_row: q.q_row,
                 x_k: b.i(1),
                 w: b.at(self.keys, h.pages.keys(page, q.kv_head)),
@@ -255,19 +266,23 @@ impl Template for AttendPrefill {
         let keys = b.input("keys", h.kv);
         let values = b.input("values", h.kv);
         let out = b.output("out", h.dtype);
+        if caps.lanes > 1 {
+            h.prefill_on_lanes(b, &step, [q, x, keys, values, out]);
+            return;
+        }
         let attend = Attend::new(b, caps, h, keys, values, PAGE);
         let width = h.pages.width;
 
         let (tile, head) = (step.tile(b.task() / h.heads), b.task() % h.heads);
         let from = tile.token * h.q_cols() + head * width;
         let (q, q_row) = if h.dtype == DType::F32 {
-            (b.at(q, from), b.n(h.q_cols() as usize))
+            ((q, from), b.n(h.q_cols() as usize))
         } else {
             let rows = b.shared("rows", DType::F32, PAGE * width);
             b.range(0, tile.len, 1, |r| {
                 row::copy(b, caps, width as usize, (q, from + r * h.q_cols()), (rows, r * width));
             });
-            (b.at(rows, 0), b.n(width as usize))
+            ((rows, b.i(0)), b.n(width as usize))
         };
         let queries = Queries {
             q,
@@ -288,8 +303,9 @@ impl Template for AttendPrefill {
         });
     }
 
-    fn tasks(&self) -> Tasks {
-        Tasks { each: self.0.heads, times: Times::Step(Count::Tiles) }
+    fn tasks(&self, caps: &Caps) -> Tasks {
+        let blocks = if caps.lanes > 1 { PAGE / ROWS } else { 1 };
+        Tasks { each: self.0.heads * blocks, times: Times::Step(Count::Tiles) }
     }
 
     fn cost(&self) -> Cost {
@@ -310,6 +326,10 @@ impl Template for AttendSplit {
         let keys = b.input("keys", h.kv);
         let values = b.input("values", h.kv);
         let partial = b.output("partial", DType::F32);
+        if caps.lanes > 1 {
+            h.split_on_lanes(b, &step, split, [q, keys, values, partial]);
+            return;
+        }
         let group = h.group();
         let attend = Attend::new(b, caps, h, keys, values, group);
         let width = h.pages.width;
@@ -323,11 +343,11 @@ impl Template for AttendSplit {
         b.when(first.lt(end), || {
             let from = (tile.token * h.heads + kv_head * group) * width;
             let q = if h.dtype == DType::F32 {
-                b.at(q, from)
+                (q, from)
             } else {
                 let rows = b.shared("rows", DType::F32, group * width);
                 row::copy(b, caps, (group * width) as usize, (q, from), (rows, b.i(0)));
-                b.at(rows, 0)
+                (rows, b.i(0))
             };
             let queries = Queries {
                 q,
@@ -349,8 +369,9 @@ impl Template for AttendSplit {
         });
     }
 
-    fn tasks(&self) -> Tasks {
-        Tasks { each: self.0.pages.kv_heads * self.1.splits, times: Times::Step(Count::Seqs) }
+    fn tasks(&self, caps: &Caps) -> Tasks {
+        let each = self.0.pages.kv_heads * self.0.row_blocks(caps) * self.1.splits;
+        Tasks { each, times: Times::Step(Count::Seqs) }
     }
 
     fn cost(&self) -> Cost {
@@ -387,10 +408,11 @@ impl Template for AttendCombine {
             });
             [b.mul_add(b.load(partial, at(n) + wide + 1), factor, sum)]
         });
+        b.barrier();
         h.finish(b, caps, (x, out), (tile.token, head), |i, w| b.load_vec(acc, i, w) / total);
     }
 
-    fn tasks(&self) -> Tasks {
+    fn tasks(&self, _: &Caps) -> Tasks {
         Tasks { each: self.0.heads, times: Times::Step(Count::Seqs) }
     }
 
@@ -414,4 +436,90 @@ fn partial_at<'k>(
     number: Expr<'k>,
 ) -> Expr<'k> {
     ((seq * h.heads + head) * split.splits + number) * h.partial()
+}
+
+/// The same on many lanes: blocks of sixteen queries.
+impl Heads {
+    /// Blocks that the query heads of a KV head make.
+    fn row_blocks(&self, caps: &Caps) -> u32 {
+        if caps.lanes > 1 { self.group().div_ceil(ROWS) } else { 1 }
+    }
+
+    fn prefill_on_lanes<'k>(
+        &self,
+        b: &'k KernelBuilder,
+        step: &Step<'k>,
+        [q, x, keys, values, out]: [Mem; 5],
+    ) {
+        let blocks = PAGE / ROWS;
+        let (tile, rest) = (b.task() / (self.heads * blocks), b.task() % (self.heads * blocks));
+        let (tile, head, first) = (step.tile(tile), rest / blocks, rest % blocks * ROWS);
+        let rows = (tile.len - first).min(ROWS as i32);
+        b.when(rows.gt(0), || {
+            let queries = Queries {
+                q: (q, (tile.token + first) * self.q_cols() + head * self.pages.width),
+                q_row: b.n(self.q_cols() as usize),
+                rows,
+                pos: tile.pos + first,
+                pos_step: 1,
+                seq: tile.seq,
+                kv_head: head / self.group(),
+                context: tile.pos + tile.len,
+            };
+            let pages = (b.i(0), tile.pos / PAGE + 1);
+            let running = attend(b, *self, (keys, values), step, &queries, pages);
+            let width = self.pages.width;
+            running.each(b, width, rows, |r, column, sum| {
+                let token = tile.token + first + r;
+                let gate = token * self.x_cols + self.gate + head * (2 * width) + column;
+                let to = token * self.q_cols() + head * width + column;
+                let value = sum / b.load(running.l, r);
+                b.store(out, to, value * b.load(x, gate).sigmoid());
+            });
+        });
+    }
+
+    fn split_on_lanes<'k>(
+        &self,
+        b: &'k KernelBuilder,
+        step: &Step<'k>,
+        split: Split,
+        [q, keys, values, partial]: [Mem; 4],
+    ) {
+        let blocks = self.group().div_ceil(ROWS);
+        let each = self.pages.kv_heads * blocks * split.splits;
+        let (seq, rest) = (b.task() / each, b.task() % each);
+        let (kv_head, rest) = (rest / (blocks * split.splits), rest % (blocks * split.splits));
+        let (block, number) = (rest / split.splits, rest % split.splits);
+        let tile = step.tile(step.tiles_of(seq).0);
+        let first = number * split.pages;
+        let end = (first + split.pages).min(tile.pos / PAGE + 1);
+        b.when(first.lt(end), || {
+            let head = kv_head * self.group() + block * ROWS;
+            let width = self.pages.width;
+            let rows = (b.n(self.group() as usize) - block * ROWS).min(ROWS as i32);
+            let queries = Queries {
+                q: (q, (tile.token * self.heads + head) * width),
+                q_row: b.n(width as usize),
+                rows,
+                pos: tile.pos,
+                pos_step: 0,
+                seq,
+                kv_head,
+                context: tile.pos + 1,
+            };
+            let running = attend(b, *self, (keys, values), step, &queries, (first, end));
+            let at = |r: Expr<'k>| partial_at(self, split, seq, head + r, number);
+            running.each(b, width, rows, |r, column, sum| b.store(partial, at(r) + column, sum));
+            // Columns that pad the row are joined, though nobody reads what they give.
+            b.range(b.lane() + width, self.wide(), LANES, |column| {
+                b.range(0, rows, 1, |r| b.store(partial, at(r) + column, b.f(0.0)));
+            });
+            b.when(b.lane().lt(rows), || {
+                let to = at(b.lane()) + self.wide();
+                b.store(partial, to, b.load(running.m, b.lane()));
+                b.store(partial, to + 1, b.load(running.l, b.lane()));
+            });
+        });
+    }
 }

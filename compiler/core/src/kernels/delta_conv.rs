@@ -97,7 +97,7 @@ impl Template for DeltaConv {
         );
     }
 
-    fn tasks(&self) -> Tasks {
+    fn tasks(&self, _: &Caps) -> Tasks {
         Tasks { each: 2 * self.nk + self.nv, times: Times::Step(Count::Seqs) }
     }
 

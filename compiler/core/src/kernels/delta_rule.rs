@@ -53,19 +53,19 @@ pub struct DeltaRule {
 const CHUNK: usize = PAGE as usize;
 
 /// What every part of the kernel reads.
-struct Cx<'k> {
-    b: &'k KernelBuilder,
-    caps: &'k Caps,
-    d: &'k DeltaRule,
-    qkv: Mem,
-    x: Mem,
-    decay: Mem,
-    dt_bias: Mem,
-    norm: Mem,
-    state: Mem,
-    out: Mem,
+pub(super) struct Cx<'k> {
+    pub b: &'k KernelBuilder,
+    pub caps: &'k Caps,
+    pub d: &'k DeltaRule,
+    pub qkv: Mem,
+    pub x: Mem,
+    pub decay: Mem,
+    pub dt_bias: Mem,
+    pub norm: Mem,
+    pub state: Mem,
+    pub out: Mem,
     /// Value head.
-    head: Expr<'k>,
+    pub head: Expr<'k>,
 }
 
 impl Template for DeltaRule {
@@ -92,12 +92,13 @@ impl Template for DeltaRule {
         };
         let seq = b.task() / self.shape.nv;
         match self.chunked {
+            _ if caps.lanes > 1 => cx.by_columns(&step, seq),
             true => cx.chunked(&step, seq),
             false => cx.recurrent(&step, seq),
         }
     }
 
-    fn tasks(&self) -> Tasks {
+    fn tasks(&self, _: &Caps) -> Tasks {
         Tasks { each: self.shape.nv, times: Times::Step(Count::Seqs) }
     }
 
@@ -121,17 +122,17 @@ impl Template for DeltaRule {
 }
 
 impl<'k> Cx<'k> {
-    fn shape(&self) -> DeltaShape {
+    pub fn shape(&self) -> DeltaShape {
         self.d.shape
     }
 
     /// Where the head's state begins in `slot`.
-    fn state_at(&self, slot: Expr<'k>) -> Expr<'k> {
+    pub fn state_at(&self, slot: Expr<'k>) -> Expr<'k> {
         (slot * self.shape().nv + self.head) * self.shape().head_state()
     }
 
     /// Where the token's queries, keys and values of this head begin.
-    fn columns(&self, token: Expr<'k>) -> [Expr<'k>; 3] {
+    pub fn columns(&self, token: Expr<'k>) -> [Expr<'k>; 3] {
         let DeltaShape { nk, dk, nv, dv } = self.shape();
         let key_head = self.head / (nv / nk);
         let row = token * self.shape().channels();
@@ -140,7 +141,7 @@ impl<'k> Cx<'k> {
     }
 
     /// `(g, beta)` of the token (spec 8.2).
-    fn gates(&self, token: Expr<'k>) -> (Expr<'k>, Expr<'k>) {
+    pub fn gates(&self, token: Expr<'k>) -> (Expr<'k>, Expr<'k>) {
         let row = token * self.d.x_cols + self.head;
         let a = self.b.load(self.x, row + self.d.a);
         let b = self.b.load(self.x, row + self.d.b);
@@ -149,7 +150,7 @@ impl<'k> Cx<'k> {
     }
 
     /// Gated RMSNorm (spec 5.2) of `o[at..]` into the result.
-    fn finish(&self, o: Mem, at: Expr<'k>, token: Expr<'k>) {
+    pub fn finish(&self, o: Mem, at: Expr<'k>, token: Expr<'k>) {
         let (b, dv) = (self.b, self.shape().dv);
         let scale = row::inverse_rms(b, self.caps, dv as usize, self.d.eps, (o, at));
         let z = token * self.d.x_cols + self.d.z + self.head * dv;

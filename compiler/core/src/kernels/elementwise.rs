@@ -30,16 +30,20 @@ impl Template for Embed {
         let id = step.id(token);
         let to = token * self.hidden;
         match self.layout {
-            Layout::Rows => row::copy(b, caps, self.hidden as usize, (table, id * self.hidden), (out, to)),
+            Layout::Rows => {
+                row::copy(b, caps, self.hidden as usize, (table, id * self.hidden), (out, to))
+            }
             Layout::Panels => {
                 let from = id / 16 * (16 * self.hidden) + id % 16;
-                b.range(0, self.hidden, 1, |c| b.store(out, to + c, b.load(table, from + c * 16)));
+                row::each_one(b, caps, self.hidden as usize, |c| {
+                    b.store(out, to + c, b.load(table, from + c * 16));
+                });
             }
             Layout::Columns => panic!("an embedding is read by rows"),
         }
     }
 
-    fn tasks(&self) -> Tasks {
+    fn tasks(&self, _: &Caps) -> Tasks {
         Tasks { each: 1, times: Times::Step(Count::Tokens) }
     }
 
@@ -73,7 +77,7 @@ impl Template for Gather {
         row::copy(b, caps, self.hidden as usize, (x, from), (out, r * self.hidden));
     }
 
-    fn tasks(&self) -> Tasks {
+    fn tasks(&self, _: &Caps) -> Tasks {
         Tasks { each: 1, times: Times::Step(Count::Rows) }
     }
 
@@ -117,7 +121,7 @@ impl Template for RmsNorm {
         });
     }
 
-    fn tasks(&self) -> Tasks {
+    fn tasks(&self, _: &Caps) -> Tasks {
         Tasks { each: 1, times: Times::Step(self.rows) }
     }
 
@@ -153,12 +157,12 @@ impl Template for RopeTable {
         format!("rope_table_{}", self.n)
     }
 
-    fn build(&self, b: &KernelBuilder, _: &Caps, layout: &StepLayout) {
+    fn build(&self, b: &KernelBuilder, caps: &Caps, layout: &StepLayout) {
         let step = Step::new(b, layout);
         let freqs = b.input("freqs", DType::F32);
         let out = b.output("out", DType::F32);
         let token = b.task();
-        b.range(0, self.n, 1, |j| {
+        row::each_one(b, caps, self.n as usize, |j| {
             let is = |axis: i32, sections: u32| (j % 3).eq(axis).and(j.lt(3 * sections));
             let axis = is(1, self.h).select(1, is(2, self.w).select(2, 0));
             let angle = step.position(axis, token).to_f32() * b.load(freqs, j);
@@ -169,7 +173,7 @@ impl Template for RopeTable {
         });
     }
 
-    fn tasks(&self) -> Tasks {
+    fn tasks(&self, _: &Caps) -> Tasks {
         Tasks { each: 1, times: Times::Step(Count::Tokens) }
     }
 

@@ -9,11 +9,12 @@
 //! A task loops over its expert's tokens, so an expert's weights are read once however many tokens chose it.
 
 use super::elementwise::per_token;
+use super::gpu::product::{Product, TILE};
 use super::linear::{Act, group, store_panel};
 use super::step::Step;
 use super::{PANEL, Template, letter, row};
 use q35_artifact::{Amount, Cost, Tasks, Times};
-use q35_kernel::{Expr, KernelBuilder, Mem, PanelArgs};
+use q35_kernel::{Expr, KernelBuilder, Mem, PanelArgs, ReduceOp, UnaryOp};
 use q35_target::Caps;
 use q35_types::{Count, DType, StepLayout};
 
@@ -38,6 +39,10 @@ impl Template for TopK {
         let left = b.shared("left", DType::F32, self.experts);
         let token = b.task();
         row::copy(b, caps, self.experts as usize, (logits, token * self.cols), (left, b.i(0)));
+        if caps.lanes > 1 {
+            self.on_lanes(b, left, ids);
+            return;
+        }
         b.range(0, self.k, 1, |r| {
             let start = [b.f(f32::NEG_INFINITY), b.i(0)];
             let [_, best] = b.fold(0, self.experts, 1, start, |e, [high, best]| {
@@ -50,7 +55,7 @@ impl Template for TopK {
         });
     }
 
-    fn tasks(&self) -> Tasks {
+    fn tasks(&self, _: &Caps) -> Tasks {
         Tasks { each: 1, times: Times::Step(Count::Tokens) }
     }
 
@@ -61,6 +66,32 @@ impl Template for TopK {
             flops: per_token((self.experts * self.k) as usize),
             ..Cost::default()
         }
+    }
+}
+
+impl TopK {
+    /// Each lane knows the best of its own; of equals the lowest, by the largest negative.
+    fn on_lanes(&self, b: &KernelBuilder, left: Mem, ids: Mem) {
+        let lanes = b.machine().lanes;
+        b.range(0, self.k, 1, |r| {
+            b.barrier();
+            let none = [b.f(f32::NEG_INFINITY), b.lane()];
+            let [high, best] = b.fold(b.lane(), self.experts, lanes, none, |e, [high, best]| {
+                let v = b.load(left, e);
+                let higher = v.gt(high);
+                [higher.select(v, high), higher.select(e, best)]
+            });
+            let highest = b.group(ReduceOp::Max, high);
+            let has = high.eq(highest).and(best.lt(self.experts as i32));
+            let lowest = has.select(-best.to_f32(), f32::NEG_INFINITY);
+            let lowest = b.group(ReduceOp::Max, lowest).max(-(self.experts as f32 - 1.0));
+            let chosen = (-lowest).unary(UnaryOp::FloatToInt);
+            b.barrier();
+            b.when(b.lane().eq(0), || {
+                b.store(left, chosen, b.f(f32::NEG_INFINITY));
+                b.store(ids, b.task() * self.k + r, chosen);
+            });
+        });
     }
 }
 
@@ -93,6 +124,26 @@ impl Template for ExpertGroups {
         let groups = b.output("groups", DType::I32);
         let next = b.shared("next", DType::I32, self.experts);
         let pairs = step.count(Count::Tokens) * self.k;
+        b.when(b.lane().eq(0), || self.sort(b, pairs, [ids, groups, next]));
+    }
+
+    fn tasks(&self, _: &Caps) -> Tasks {
+        Tasks { each: 1, times: Times::Once }
+    }
+
+    fn cost(&self) -> Cost {
+        Cost {
+            activations_read: per_token(2 * self.k as usize * 4),
+            activations_written: per_token(self.k as usize * 4),
+            flops: per_token(2 * self.k as usize),
+            ..Cost::default()
+        }
+    }
+}
+
+impl ExpertGroups {
+    /// Count, make room, place.
+    fn sort<'k>(&self, b: &'k KernelBuilder, pairs: Expr<'k>, [ids, groups, next]: [Mem; 3]) {
         b.range(0, self.experts, 1, |e| b.store(next, e, b.i(0)));
         b.range(0, pairs, 1, |n| {
             let id = b.load(ids, n);
@@ -116,19 +167,6 @@ impl Template for ExpertGroups {
             b.store(next, id, at + 1);
             b.store(groups, pair(at, self.experts), n);
         });
-    }
-
-    fn tasks(&self) -> Tasks {
-        Tasks { each: 1, times: Times::Once }
-    }
-
-    fn cost(&self) -> Cost {
-        Cost {
-            activations_read: per_token(2 * self.k as usize * 4),
-            activations_written: per_token(self.k as usize * 4),
-            flops: per_token(2 * self.k as usize),
-            ..Cost::default()
-        }
     }
 }
 
@@ -181,6 +219,10 @@ impl Template for ExpertLinear {
         let groups = b.input("groups", DType::I32);
         let out = b.output("out", self.dtype);
 
+        if caps.lanes > 1 {
+            self.on_lanes(b, caps, [x, weight, groups, out]);
+            return;
+        }
         let (cols, group, tile) = (self.cols as usize, self.group(), self.tile as usize);
         let row_len = group * PANEL;
         let rows_of = b.shared("rows", DType::F32, (tile * cols) as u32);
@@ -240,9 +282,14 @@ impl Template for ExpertLinear {
         });
     }
 
-    fn tasks(&self) -> Tasks {
+    fn tasks(&self, caps: &Caps) -> Tasks {
         // `groups` is the fourth parameter: step, x, weight, groups, out.
-        Tasks { each: self.groups() as u32, times: Times::Word { arg: 3 } }
+        let each = match (caps.lanes, self.tiled()) {
+            (1, _) => self.groups() as u32,
+            (_, false) => self.panels() as u32,
+            (_, true) => self.n.div_ceil(TILE),
+        };
+        Tasks { each, times: Times::Word { arg: 3 } }
     }
 
     fn cost(&self) -> Cost {
@@ -251,11 +298,61 @@ impl Template for ExpertLinear {
         let rows = if self.shared_x { 1 } else { k };
         let matrix = parts * n * cols;
         Cost {
-            weights: Amount { per_expert: (matrix * self.weight.size()) as f64, ..Amount::default() },
+            weights: Amount {
+                per_expert: (matrix * self.weight.size()) as f64,
+                ..Amount::default()
+            },
             activations_read: per_token(rows * cols * self.dtype.size()),
             activations_written: per_token(k * n * self.dtype.size()),
             flops: per_token(2 * matrix * k),
             ..Cost::default()
+        }
+    }
+}
+
+impl ExpertLinear {
+    fn tiled(&self) -> bool {
+        self.tile >= TILE
+    }
+
+    fn on_lanes<'k>(
+        &self,
+        b: &'k KernelBuilder,
+        caps: &'k Caps,
+        [x, weight, groups, out]: [Mem; 4],
+    ) {
+        let each = if self.tiled() { self.n.div_ceil(TILE) } else { self.panels() as u32 };
+        let (slot, column) = (b.task() / each, b.task() % each);
+        let expert = b.load(groups, active(slot));
+        let product = Product {
+            b,
+            caps,
+            x,
+            weight: b.entry(weight, expert),
+            n: self.n,
+            k: self.cols,
+            norm: None,
+            up: match self.act {
+                Act::None => None,
+                Act::SwiGlu { up } => Some(up / PANEL as u32),
+            },
+            begin: b.load(groups, start(slot, self.experts)),
+            end: b.load(groups, start(slot + 1, self.experts)),
+        };
+        let pair_of = |n: Expr<'k>| b.load(groups, pair(n, self.experts));
+        let source = |n: Expr<'k>| {
+            let pair = pair_of(n);
+            if self.shared_x { pair / self.k * self.cols } else { pair * self.cols }
+        };
+        let put = |n: Expr<'k>, col: Expr<'k>, v: Expr<'k>, _: u8| {
+            b.store(out, pair_of(n) * self.n + col, v);
+        };
+        if self.tiled() {
+            b.range(product.begin, product.end, TILE, |first| {
+                product.tile(first, column * (TILE / PANEL as u32), &source, &put);
+            });
+        } else {
+            product.split(column, &source, &|n, col, v| put(n, col, v, 1));
         }
     }
 }
@@ -290,11 +387,9 @@ impl Template for ExpertCombine {
         let at = |r| b.load(logits, token * self.cols + b.load(ids, token * self.k + r));
         // Ranks are in order, so the first logit is the largest.
         let highest = at(b.i(0));
-        let [total] = b.fold(0, self.k, 1, [b.f(0.0)], |r, [sum]| {
-            let p = (at(r) - highest).exp();
-            b.store(weights, r, p);
-            [sum + p]
-        });
+        row::each_one(b, caps, self.k as usize, |r| b.store(weights, r, (at(r) - highest).exp()));
+        b.barrier();
+        let [total] = b.fold(0, self.k, 1, [b.f(0.0)], |r, [sum]| [sum + b.load(weights, r)]);
         let gate = b.load(logits, token * self.cols + self.gate).sigmoid();
         let row = token * self.hidden;
         row::each(b, caps, self.hidden as usize, |i, w| {
@@ -308,7 +403,7 @@ impl Template for ExpertCombine {
         });
     }
 
-    fn tasks(&self) -> Tasks {
+    fn tasks(&self, _: &Caps) -> Tasks {
         Tasks { each: 1, times: Times::Step(Count::Tokens) }
     }
 

@@ -5,6 +5,7 @@
 //! each weight once whatever its number of tokens.
 
 use super::elementwise::{per_row, per_token};
+use super::gpu::product::{Product, TILE};
 use super::step::Step;
 use super::{PANEL, Template, letter, row};
 use q35_artifact::{Amount, Cost, Tasks, Times};
@@ -37,12 +38,43 @@ pub struct Linear {
 pub enum Act {
     None,
     /// `silu(gate) · up`; the weight's rows are gate, and from `up` (a multiple of 16) on, up.
-    SwiGlu { up: u32 },
+    SwiGlu {
+        up: u32,
+    },
 }
 
 impl Linear {
     fn panels(&self) -> usize {
         (self.n as usize).div_ceil(PANEL)
+    }
+
+    /// Whether a task of many lanes takes a tile of rows, not all of them.
+    fn tiled(&self) -> bool {
+        self.tile >= TILE
+    }
+
+    fn up_panel(&self) -> Option<u32> {
+        match self.act {
+            Act::None => None,
+            Act::SwiGlu { up } => Some(up / PANEL as u32),
+        }
+    }
+
+    fn on_lanes<'k>(&self, p: &Product<'k>, residual: Option<Mem>, out: Mem) {
+        let b = p.b;
+        let source = |row: Expr<'k>| row * self.k;
+        let put = |row: Expr<'k>, col: Expr<'k>, v: Expr<'k>, w: u8| {
+            let to = row * self.n + col;
+            let v = residual.map_or(v, |r| v + b.load_vec(r, to, w));
+            b.store(out, to, v);
+        };
+        if self.tiled() {
+            let columns = self.n.div_ceil(TILE);
+            let (block, column) = (b.task() / columns, b.task() % columns);
+            p.tile(block * TILE, column * (TILE / PANEL as u32), &source, &put);
+        } else {
+            p.split(b.task(), &source, &|row, col, v| put(row, col, v, 1));
+        }
     }
 
     /// Panels of a task: enough independent sums to keep a core busy with one row, few enough that they
@@ -86,6 +118,23 @@ impl Template for Linear {
         let residual = self.residual.then(|| b.input("residual", self.out));
         let out = b.output("out", self.out);
 
+        if caps.lanes > 1 {
+            let total = step.count(self.rows);
+            let product = Product {
+                b,
+                caps,
+                x,
+                weight,
+                n: self.n,
+                k: self.k,
+                norm: norm.map(|(eps, weight)| (weight, eps)),
+                up: self.up_panel(),
+                begin: b.i(0),
+                end: total,
+            };
+            self.on_lanes(&product, residual, out);
+            return;
+        }
         let (k, group, tile) = (self.k as usize, self.group(), self.tile as usize);
         let row_len = group * PANEL;
         let staged = norm.is_some() || self.x != DType::F32;
@@ -156,8 +205,14 @@ impl Template for Linear {
         });
     }
 
-    fn tasks(&self) -> Tasks {
-        Tasks { each: self.panels().div_ceil(self.group()) as u32, times: Times::Once }
+    fn tasks(&self, caps: &Caps) -> Tasks {
+        match (caps.lanes, self.tiled()) {
+            (1, _) => {
+                Tasks { each: self.panels().div_ceil(self.group()) as u32, times: Times::Once }
+            }
+            (_, false) => Tasks { each: self.panels() as u32, times: Times::Once },
+            (_, true) => Tasks { each: self.n.div_ceil(TILE), times: Times::Step(Count::Blocks) },
+        }
     }
 
     fn cost(&self) -> Cost {

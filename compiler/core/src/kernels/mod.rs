@@ -16,6 +16,7 @@ mod delta_conv;
 mod delta_rule;
 mod elementwise;
 mod experts;
+mod gpu;
 mod linear;
 pub mod page;
 mod qk_rope;
@@ -31,7 +32,7 @@ pub use linear::{Act, Linear};
 pub use qk_rope::QkRope;
 
 use q35_artifact::{Cost, Tasks};
-use q35_kernel::{Kernel, KernelBuilder};
+use q35_kernel::{Kernel, KernelBuilder, Machine};
 use q35_target::Caps;
 use q35_types::{DType, StepLayout};
 
@@ -40,7 +41,7 @@ pub trait Template {
     /// Unique for the spec, a valid identifier.
     fn name(&self) -> String;
     fn build(&self, b: &KernelBuilder, caps: &Caps, step: &StepLayout);
-    fn tasks(&self) -> Tasks;
+    fn tasks(&self, caps: &Caps) -> Tasks;
     fn cost(&self) -> Cost;
 }
 
@@ -70,7 +71,9 @@ impl Spec {
     /// The kernel for a machine with these capabilities.
     pub fn build(&self, caps: &Caps, step: &StepLayout) -> Kernel {
         let template = self.template();
-        let b = KernelBuilder::new(template.name(), caps.lanes, caps.fma, caps.panel_dot);
+        let &Caps { lanes, subgroup, fma, panel_dot, .. } = caps;
+        let machine = Machine { lanes, subgroup, fma, panel_dot };
+        let b = KernelBuilder::new(template.name(), machine);
         template.build(&b, caps, step);
         b.finish()
     }

@@ -55,6 +55,7 @@ impl Template for QkRope {
                 let v = b.load_vec(x, at + i, w) * scale * b.load_vec(norm, i, w);
                 b.store(normed, i, v);
             });
+            b.barrier();
             let angles = token * (2 * self.n);
             row::each(b, caps, self.n as usize, |i, w| {
                 let cos = b.load_vec(rope, angles + i, w);
@@ -63,6 +64,7 @@ impl Template for QkRope {
                 b.store(normed, i, x * cos - y * sin);
                 b.store(normed, i + self.n, y * cos + x * sin);
             });
+            b.barrier();
         };
         let row_at = token * self.x_cols;
         b.when_else(
@@ -79,7 +81,7 @@ impl Template for QkRope {
                 let pos = tile.pos + (token - tile.token);
                 let (page, within) = (step.page(tile.seq, pos / PAGE), pos % PAGE);
                 let (k_at, v_at) = (self.pages.keys(page, head), self.pages.values(page, head));
-                b.range(0, width, 1, |c| {
+                row::each_one(b, caps, width as usize, |c| {
                     b.store(keys, self.pages.key(k_at, within, c), b.load(normed, c));
                     let v = b.load(x, row_at + self.v + head * width + c);
                     b.store(values, self.pages.value(v_at, within, c), v);
@@ -88,7 +90,7 @@ impl Template for QkRope {
         );
     }
 
-    fn tasks(&self) -> Tasks {
+    fn tasks(&self, _: &Caps) -> Tasks {
         Tasks { each: self.heads + self.pages.kv_heads, times: Times::Step(Count::Tokens) }
     }
 

@@ -45,27 +45,14 @@ fn attention(g: &Rewriter<'_>, root: Value) -> Option<Rewrite> {
     let (Op::Slice { start: 0, len }, &[both]) = g.at(query.x) else {
         return None;
     };
-    let [both2] = g.matches(
-        gate,
-        Op::Slice {
-            start: width,
-            len: width,
-        },
-    )?;
+    let [both2] = g.matches(gate, Op::Slice { start: width, len: width })?;
     let [query_gate] = g.matches(both, Op::Split { heads })?;
-    let from = [
-        columns(g, query_gate)?,
-        heads_of(g, key.x, kv_heads)?,
-        heads_of(g, v, kv_heads)?,
-    ];
+    let from = [columns(g, query_gate)?, heads_of(g, key.x, kv_heads)?, heads_of(g, v, kv_heads)?];
     let x = from[0].of;
     let lens = [2 * heads * width, kv_heads * width, kv_heads * width];
 
     let interleaved = both == both2 && len == width && only_read_by(g, both, &[query.x, gate]);
-    let one_tensor = from
-        .iter()
-        .zip(lens)
-        .all(|(c, len)| c.of == x && c.len == len);
+    let one_tensor = from.iter().zip(lens).all(|(c, len)| c.of == x && c.len == len);
     let one_table = query.rope == key.rope && query.eps == key.eps;
     let between = [joined, opened, out, gate_joined, gate, q, k, query.x];
     let private = all_used_once(g, &between) && all_used_once(g, &[query.normed, key.normed]);
@@ -76,29 +63,10 @@ fn attention(g: &Rewriter<'_>, root: Value) -> Option<Rewrite> {
     let mut new = g.draft();
     let [q, k, v] = from.map(|Columns { start, .. }| start);
     let eps = query.eps;
-    let q_rope = Op::QkRope {
-        heads,
-        kv_heads,
-        width,
-        q,
-        k,
-        v,
-        eps,
-        state,
-    };
+    let q_rope = Op::QkRope { heads, kv_heads, width, q, k, v, eps, state };
     let queries = new.push(q_rope, [x, query.weight, key.weight, query.rope]);
     let gate = q + width;
-    new.push(
-        Op::GatedAttention {
-            heads,
-            kv_heads,
-            width,
-            gate,
-            scale,
-            state,
-        },
-        [queries, x],
-    );
+    new.push(Op::GatedAttention { heads, kv_heads, width, gate, scale, state }, [queries, x]);
     Some(new)
 }
 
@@ -116,13 +84,7 @@ fn rotated(g: &Rewriter<'_>, v: Value) -> Option<Rotated> {
     let (Op::RmsNorm { eps }, &[x, weight]) = g.at(normed) else {
         return None;
     };
-    Some(Rotated {
-        x,
-        weight,
-        rope,
-        eps,
-        normed,
-    })
+    Some(Rotated { x, weight, rope, eps, normed })
 }
 
 #[cfg(test)]
@@ -131,21 +93,14 @@ mod tests {
     use super::*;
 
     fn before() -> Graph {
-        block_before(
-            "attention",
-            &golden("dense-tied-odd"),
-            Entry::Prefill,
-            "attention",
-        )
+        block_before("attention", &golden("dense-tied-odd"), Entry::Prefill, "attention")
     }
 
     #[test]
     fn attention_becomes_two_ops() {
         let g = after("attention", before(), Entry::Prefill);
         let text = nodes(&g);
-        let fused = text
-            .lines()
-            .filter(|l| l.contains("_rope %") || l.contains("gated_attention"));
+        let fused = text.lines().filter(|l| l.contains("_rope %") || l.contains("gated_attention"));
         insta::assert_snapshot!(fused.collect::<Vec<_>>().join("\n"), @"
         %8: bf16[T, 60] = qk_rope %5, %6, %7, %3 {heads: 3, kv_heads: 3, width: 20, q: 0, k: 120, v: 180, eps: 0.000001, state: s0}
         %9: bf16[T, 60] = gated_attention %8, %5 {heads: 3, kv_heads: 3, width: 20, gate: 20, scale: 0.2236068, state: s0}
@@ -176,10 +131,7 @@ mod tests {
     #[test]
     fn a_gate_of_other_columns_stays() {
         let mut g = before();
-        let gate = g
-            .values()
-            .find(|&v| g.node(v).op == Op::Slice { start: 20, len: 20 })
-            .unwrap();
+        let gate = g.values().find(|&v| g.node(v).op == Op::Slice { start: 20, len: 20 }).unwrap();
         g.nodes[gate.0 as usize].op = Op::Slice { start: 0, len: 20 };
         assert_eq!(after("attention", g.clone(), Entry::Prefill), g);
     }

@@ -14,11 +14,7 @@ pub(super) struct Columns {
 pub(super) fn columns(g: &Rewriter<'_>, v: Value) -> Option<Columns> {
     Some(match g.at(v) {
         (Op::Slice { start, len }, &[of]) => Columns { of, start, len },
-        _ => Columns {
-            of: v,
-            start: 0,
-            len: g.ty(v).shape.last()?.fixed()?,
-        },
+        _ => Columns { of: v, start: 0, len: g.ty(v).shape.last()?.fixed()? },
     })
 }
 
@@ -39,14 +35,7 @@ pub(super) struct GateUp {
 pub(super) fn gate_up(g: &Rewriter<'_>, root: Value) -> Option<GateUp> {
     let [activated, lifted] = g.matches(root, Op::Mul {})?;
     let [gated] = g.matches(activated, Op::Silu {})?;
-    let (
-        Op::Slice {
-            start: 0,
-            len: width,
-        },
-        &[product],
-    ) = g.at(gated)
-    else {
+    let (Op::Slice { start: 0, len: width }, &[product]) = g.at(gated) else {
         return None;
     };
     let (Op::Slice { start: up, len }, &[other]) = g.at(lifted) else {

@@ -49,53 +49,18 @@ fn delta(g: &Rewriter<'_>, root: Value) -> Option<Rewrite> {
     let one_tensor = [z, b, a].iter().all(|c| c.of == x);
     let per_head = z.len == nv * dv && b.len == nv && a.len == nv;
     let vectors = [decay, dt_bias].iter().all(|&w| g.ty(w).shape.len() == 1);
-    let private = all_used_once(
-        g,
-        &[
-            gated,
-            normed,
-            silu_z,
-            out,
-            decay_exponent,
-            beta,
-            softplus,
-            sum,
-        ],
-    );
+    let private =
+        all_used_once(g, &[gated, normed, silu_z, out, decay_exponent, beta, softplus, sum]);
     if !(one_tensor && per_head && vectors && private) {
         return None;
     }
 
     let mut new = g.draft();
-    let Convolved {
-        taps,
-        eps: l2_eps,
-        scale,
-        history,
-        ..
-    } = conv;
-    let qkv = Op::DeltaConv {
-        nk,
-        dk,
-        nv,
-        dv,
-        eps: l2_eps,
-        scale,
-        state: history,
-    };
+    let Convolved { taps, eps: l2_eps, scale, history, .. } = conv;
+    let qkv = Op::DeltaConv { nk, dk, nv, dv, eps: l2_eps, scale, state: history };
     let qkv = new.push(qkv, [x, taps]);
     let (z, b, a) = (z.start, b.start, a.start);
-    let rule = Op::DeltaRule {
-        nk,
-        dk,
-        nv,
-        dv,
-        z,
-        b,
-        a,
-        eps,
-        state,
-    };
+    let rule = Op::DeltaRule { nk, dk, nv, dv, z, b, a, eps, state };
     new.push(rule, [qkv, x, decay, dt_bias, norm]);
     Some(new)
 }
@@ -120,11 +85,7 @@ fn convolved(g: &Rewriter<'_>, q: Value, k: Value, v: Value) -> Option<Convolved
     let [k_heads] = g.matches(k, Op::L2Norm { eps, scale: 1.0 })?;
     let [nk, dk] = heads_and_width(g, q_heads)?;
     let [nv, dv] = heads_and_width(g, v)?;
-    let parts = [
-        heads_of(g, q_heads, nk)?,
-        heads_of(g, k_heads, nk)?,
-        heads_of(g, v, nv)?,
-    ];
+    let parts = [heads_of(g, q_heads, nk)?, heads_of(g, k_heads, nk)?, heads_of(g, v, nv)?];
 
     let activated = parts[0].of;
     let [conv] = g.matches(activated, Op::Silu {})?;
@@ -135,19 +96,12 @@ fn convolved(g: &Rewriter<'_>, q: Value, k: Value, v: Value) -> Option<Convolved
 
     let (kd, vd) = (nk * dk, nv * dv);
     let wanted = [(0, kd), (kd, kd), (2 * kd, vd)];
-    let in_order = parts.iter().zip(wanted).all(|(part, (start, len))| {
-        *part
-            == Columns {
-                of: activated,
-                start,
-                len,
-            }
-    });
-    let at_the_start = (start, len) == (0, 2 * kd + vd);
-    let slices: Vec<Value> = [q_heads, k_heads, v]
+    let in_order = parts
         .iter()
-        .map(|&v| g.at(v).1[0])
-        .collect();
+        .zip(wanted)
+        .all(|(part, (start, len))| *part == Columns { of: activated, start, len });
+    let at_the_start = (start, len) == (0, 2 * kd + vd);
+    let slices: Vec<Value> = [q_heads, k_heads, v].iter().map(|&v| g.at(v).1[0]).collect();
     let private = all_used_once(g, &[conv, q, k])
         && all_used_once(g, &slices)
         && only_read_by(g, activated, &slices);
@@ -178,12 +132,7 @@ mod tests {
     use super::*;
 
     fn before() -> Graph {
-        block_before(
-            "delta",
-            &golden("moe-ratio3-yarn"),
-            Entry::Prefill,
-            "delta_net",
-        )
+        block_before("delta", &golden("moe-ratio3-yarn"), Entry::Prefill, "delta_net")
     }
 
     #[test]
@@ -195,14 +144,7 @@ mod tests {
         %9: bf16[T, 168] = delta_conv %4, %5 {nk: 2, dk: 12, nv: 6, dv: 20, eps: 0.000001, scale: 0.28867513, state: s0}
         %10: bf16[T, 120] = delta_rule %9, %4, %7, %6, %8 {nk: 2, dk: 12, nv: 6, dv: 20, z: 168, b: 288, a: 294, eps: 0.000001, state: s1}
         ");
-        let gone = [
-            "conv",
-            "l2_norm",
-            "gated_delta",
-            "softplus",
-            "join",
-            "sigmoid",
-        ];
+        let gone = ["conv", "l2_norm", "gated_delta", "softplus", "join", "sigmoid"];
         // The sigmoid that is left is the shared expert's gate.
         assert_eq!(gone.map(|op| all(&g, op).len()), [0, 0, 0, 0, 0, 1]);
     }
@@ -211,27 +153,18 @@ mod tests {
     #[test]
     fn columns_follow_the_projection() {
         let mut g = before();
-        let z = all(&g, "slice").into_iter().find(|&v| {
-            g.node(v).op
-                == Op::Slice {
-                    start: 168,
-                    len: 120,
-                }
-        });
+        let z = all(&g, "slice")
+            .into_iter()
+            .find(|&v| g.node(v).op == Op::Slice { start: 168, len: 120 });
         let b = all(&g, "slice")
             .into_iter()
             .find(|&v| g.node(v).op == Op::Slice { start: 288, len: 6 });
         let (z, b) = (z.unwrap(), b.unwrap());
-        g.nodes[z.0 as usize].op = Op::Slice {
-            start: 174,
-            len: 120,
-        };
+        g.nodes[z.0 as usize].op = Op::Slice { start: 174, len: 120 };
         g.nodes[b.0 as usize].op = Op::Slice { start: 168, len: 6 };
         let g = after("delta", g, Entry::Prefill);
         let rule = all(&g, "delta_rule")[0];
-        let Op::DeltaRule { z, b, a, .. } = g.node(rule).op else {
-            unreachable!()
-        };
+        let Op::DeltaRule { z, b, a, .. } = g.node(rule).op else { unreachable!() };
         assert_eq!((z, b, a), (174, 168, 294));
     }
 
@@ -250,10 +183,7 @@ mod tests {
     fn queries_and_keys_of_different_eps_stay() {
         let mut g = before();
         let k = all(&g, "l2_norm")[1];
-        g.nodes[k.0 as usize].op = Op::L2Norm {
-            eps: 0.5,
-            scale: 1.0,
-        };
+        g.nodes[k.0 as usize].op = Op::L2Norm { eps: 0.5, scale: 1.0 };
         assert_eq!(after("delta", g.clone(), Entry::Prefill), g);
     }
 }

@@ -39,17 +39,8 @@ fn experts(g: &Rewriter<'_>, root: Value) -> Option<Rewrite> {
         return None;
     };
     let [logits2, ids3] = g.matches(weights, Op::RouteWeights {})?;
-    let Columns {
-        of: router,
-        start,
-        len,
-    } = columns(g, logits)?;
-    let Columns {
-        of: router2,
-        start: gate,
-        len: 1,
-    } = columns(g, gate)?
-    else {
+    let Columns { of: router, start, len } = columns(g, logits)?;
+    let Columns { of: router2, start: gate, len: 1 } = columns(g, gate)? else {
         return None;
     };
 
@@ -57,9 +48,7 @@ fn experts(g: &Rewriter<'_>, root: Value) -> Option<Rewrite> {
     let one_router = router == router2 && (start, len) == (0, experts);
     // An expert's input is the token, not the token's share of the rank.
     let per_token = g.ty(x).shape.len() == 2;
-    let same_types = [shared, residual]
-        .iter()
-        .all(|&v| g.ty(v).shape == g.ty(root).shape);
+    let same_types = [shared, residual].iter().all(|&v| g.ty(v).shape == g.ty(root).shape);
     let private = all_used_once(g, &[mixed, routed, lit, opened, down, weights, both])
         && only_read_by(g, ids, &[product, down, weights]);
     if !(one_choice && one_router && per_token && same_types && private) {
@@ -71,10 +60,7 @@ fn experts(g: &Rewriter<'_>, root: Value) -> Option<Rewrite> {
     let groups = new.push(Op::ExpertGroups { experts }, [ids]);
     let both = new.push(Op::ExpertSwiGlu { k, width, up }, [x, gate_up_proj, groups]);
     let down = new.push(Op::ExpertLinear {}, [both, down_proj, groups]);
-    new.push(
-        Op::ExpertCombine { gate },
-        [down, router, ids, shared, residual],
-    );
+    new.push(Op::ExpertCombine { gate }, [down, router, ids, shared, residual]);
     Some(new)
 }
 
@@ -84,21 +70,14 @@ mod tests {
     use super::*;
 
     fn before() -> Graph {
-        block_before(
-            "experts",
-            &golden("moe-ratio3-yarn"),
-            Entry::Prefill,
-            "attention",
-        )
+        block_before("experts", &golden("moe-ratio3-yarn"), Entry::Prefill, "attention")
     }
 
     #[test]
     fn a_mixture_becomes_grouped_products() {
         let g = after("experts", before(), Entry::Prefill);
         let text = nodes(&g);
-        let fused = text
-            .lines()
-            .filter(|l| l.contains("= expert_") || l.contains("top_k"));
+        let fused = text.lines().filter(|l| l.contains("= expert_") || l.contains("top_k"));
         insta::assert_snapshot!(fused.collect::<Vec<_>>().join("\n"), @"
         %23: i32[T, 3] = top_k %16 {experts: 10, k: 3}
         %24: i32[3T+22] = expert_groups %23 {experts: 10}
@@ -106,13 +85,7 @@ mod tests {
         %26: bf16[T, 3, 84] = expert_linear %25, %18, %24
         %27: bf16[T, 84] = expert_combine %26, %16, %23, %22, %12 {gate: 10}
         ");
-        let gone = [
-            "expert_matmul",
-            "expert_sum",
-            "route_weights",
-            "slice",
-            "sigmoid",
-        ];
+        let gone = ["expert_matmul", "expert_sum", "route_weights", "slice", "sigmoid"];
         assert_eq!(gone.map(|op| all(&g, op).len()), [0; 5]);
     }
 

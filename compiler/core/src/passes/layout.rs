@@ -99,11 +99,7 @@ fn with_zeros(weight: &Weight, at: u32, zeros: u32) -> Weight {
         [before, vec![Part::Zeros { rows: zeros }], after].concat()
     };
     let recipes = weight.recipes.iter().map(recipe).collect();
-    Weight {
-        rows: weight.rows + zeros,
-        recipes,
-        ..weight.clone()
-    }
+    Weight { rows: weight.rows + zeros, recipes, ..weight.clone() }
 }
 
 /// The parts that make the first `at` rows, and those that make the rest.
@@ -150,11 +146,7 @@ mod tests {
     use super::*;
 
     fn packed(config: &str, entry: Entry, block: &str) -> Graph {
-        after(
-            "layout",
-            block_before("layout", &golden(config), entry, block),
-            entry,
-        )
+        after("layout", block_before("layout", &golden(config), entry, block), entry)
     }
 
     fn weights(graph: &Graph) -> Vec<String> {
@@ -182,11 +174,7 @@ mod tests {
     #[test]
     fn up_begins_a_panel() {
         let g = packed("moe-ratio3-yarn", Entry::Prefill, "attention");
-        let experts = g
-            .weights
-            .iter()
-            .find(|w| w.name.ends_with("experts.gate_up_proj"))
-            .unwrap();
+        let experts = g.weights.iter().find(|w| w.name.ends_with("experts.gate_up_proj")).unwrap();
         insta::assert_snapshot!(experts, @r#"
         bf16[10, 54, 84] panels "layers.{layer}.mlp.experts.gate_up_proj"
           recipe
@@ -199,14 +187,7 @@ mod tests {
             rows "model.language_model.layers.{layer}.mlp.experts.{expert}.up_proj.weight" [22, 84] {first: 0, rows: 22, per_expert: 0, transform: none}
         "#);
         let swiglu = g.node(all(&g, "expert_swiglu")[0]).op;
-        assert_eq!(
-            swiglu,
-            Op::ExpertSwiGlu {
-                k: 3,
-                width: 22,
-                up: 32
-            }
-        );
+        assert_eq!(swiglu, Op::ExpertSwiGlu { k: 3, width: 22, up: 32 });
     }
 
     #[test]
@@ -226,25 +207,14 @@ mod tests {
         let tied = "dense-tied-odd";
         assert_eq!(layout(tied, Entry::Prefill, "embed"), Some(Layout::Panels));
         assert_eq!(layout(tied, Entry::Head, "head"), Some(Layout::Panels));
-        assert_eq!(
-            layout("tiny-moe", Entry::Decode, "embed"),
-            Some(Layout::Rows)
-        );
+        assert_eq!(layout("tiny-moe", Entry::Decode, "embed"), Some(Layout::Rows));
     }
 
     #[test]
     fn values_and_zeros_split_by_rows() {
-        let parts = [
-            Part::Zeros { rows: 3 },
-            Part::Values {
-                bits: vec![1, 2, 3, 4],
-            },
-        ];
+        let parts = [Part::Zeros { rows: 3 }, Part::Values { bits: vec![1, 2, 3, 4] }];
         let (before, after) = split(&parts, 4, 2);
-        assert_eq!(
-            before,
-            [Part::Zeros { rows: 3 }, Part::Values { bits: vec![1, 2] }]
-        );
+        assert_eq!(before, [Part::Zeros { rows: 3 }, Part::Values { bits: vec![1, 2] }]);
         assert_eq!(after, [Part::Values { bits: vec![3, 4] }]);
     }
 }

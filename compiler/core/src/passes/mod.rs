@@ -41,21 +41,9 @@ pub const PIPELINE: &[Pass] = &[
         about: "one matrix for all that a module makes of one input",
         run: projections::run,
     },
-    Pass {
-        name: "swiglu",
-        about: "gate and up projection in one",
-        run: swiglu::run,
-    },
-    Pass {
-        name: "delta",
-        about: "DeltaNet in two ops around its state",
-        run: delta::run,
-    },
-    Pass {
-        name: "attention",
-        about: "attention in two ops around its cache",
-        run: attention::run,
-    },
+    Pass { name: "swiglu", about: "gate and up projection in one", run: swiglu::run },
+    Pass { name: "delta", about: "DeltaNet in two ops around its state", run: delta::run },
+    Pass { name: "attention", about: "attention in two ops around its cache", run: attention::run },
     Pass {
         name: "experts",
         about: "tokens by expert, each expert's weights read once",
@@ -71,11 +59,7 @@ pub const PIPELINE: &[Pass] = &[
         about: "normalise in the product that reads it, when decoding",
         run: norm::run,
     },
-    Pass {
-        name: "layout",
-        about: "lay weights out as kernels read them",
-        run: layout::run,
-    },
+    Pass { name: "layout", about: "lay weights out as kernels read them", run: layout::run },
 ];
 
 /// A pass left a block that the verifier does not accept: the pass is wrong, not its input.
@@ -88,11 +72,7 @@ pub struct Broken {
 }
 
 fn list(findings: &[Finding]) -> String {
-    findings
-        .iter()
-        .map(Finding::to_string)
-        .collect::<Vec<_>>()
-        .join("; ")
+    findings.iter().map(Finding::to_string).collect::<Vec<_>>().join("; ")
 }
 
 /// Run the pipeline over every block; `watch` sees the program after each pass.

@@ -34,8 +34,7 @@ fn norm(g: &Rewriter<'_>, root: Value) -> Option<Rewrite> {
         Op::SwiGlu { width, up } => Op::NormSwiGlu { eps, width, up },
         _ => return None,
     };
-    g.used_once(normed)
-        .then(|| Rewrite::new(op, [x, norm, weight]))
+    g.used_once(normed).then(|| Rewrite::new(op, [x, norm, weight]))
 }
 
 #[cfg(test)]
@@ -70,9 +69,7 @@ mod tests {
     fn a_norm_that_several_read_stays() {
         let g = block_before("norm", &golden("tiny-moe"), Entry::Decode, "attention");
         let g = after("norm", g, Entry::Decode);
-        let [norm] = all(&g, "rms_norm")[..] else {
-            panic!("one norm stays")
-        };
+        let [norm] = all(&g, "rms_norm")[..] else { panic!("one norm stays") };
         let readers = g.nodes.iter().filter(|n| n.operands.contains(&norm));
         let mut readers: Vec<&str> = readers.map(|n| n.op.name()).collect();
         readers.sort_unstable();

@@ -74,23 +74,14 @@ fn stack(weights: &[&Weight]) -> Option<Weight> {
     let (path, _) = module(weights.first()?)?;
     let leaves: Option<Vec<&str>> = weights.iter().map(|w| Some(module(w)?.1)).collect();
     let rows = weights.iter().map(|w| w.rows).sum();
-    let recipes = weights
-        .iter()
-        .fold(vec![Vec::new()], |all, w| each_with_each(&all, &w.recipes));
+    let recipes = weights.iter().fold(vec![Vec::new()], |all, w| each_with_each(&all, &w.recipes));
     let name = format!("{path}.{}.weight", leaves?.join("+"));
-    Some(Weight {
-        name,
-        rows,
-        recipes,
-        ..weights[0].clone()
-    })
+    Some(Weight { name, rows, recipes, ..weights[0].clone() })
 }
 
 /// Every way to make the one followed by every way to make the other.
 fn each_with_each(first: &[Vec<Part>], second: &[Vec<Part>]) -> Vec<Vec<Part>> {
-    let pairs = first
-        .iter()
-        .flat_map(|a| second.iter().map(move |b| (a, b)));
+    let pairs = first.iter().flat_map(|a| second.iter().map(move |b| (a, b)));
     pairs.map(|(a, b)| [&a[..], b].concat()).collect()
 }
 
@@ -129,12 +120,8 @@ mod tests {
         let config = golden("moe-ratio3-yarn");
         let g = block_before("projections", &config, Entry::Decode, "delta_net");
         let g = after("projections", g, Entry::Decode);
-        let names: Vec<&str> = g
-            .weights
-            .iter()
-            .map(|w| &w.name[..])
-            .filter(|n| n.contains('+'))
-            .collect();
+        let names: Vec<&str> =
+            g.weights.iter().map(|w| &w.name[..]).filter(|n| n.contains('+')).collect();
         assert_eq!(
             names,
             [
@@ -148,10 +135,7 @@ mod tests {
     #[test]
     fn every_way_to_make_one_goes_with_every_way_to_make_the_other() {
         let zeros = |rows| Part::Zeros { rows };
-        let [a, b] = [
-            [vec![zeros(1)], vec![zeros(2)]],
-            [vec![zeros(3)], vec![zeros(4)]],
-        ];
+        let [a, b] = [[vec![zeros(1)], vec![zeros(2)]], [vec![zeros(3)], vec![zeros(4)]]];
         let all = each_with_each(&a, &b);
         let firsts: Vec<_> = all.iter().map(|r| (r[0].clone(), r[1].clone())).collect();
         let pair = |a, b| (zeros(a), zeros(b));

@@ -17,9 +17,7 @@ pub(super) fn run(graph: &mut Graph, _: Entry) {
 }
 
 fn simplify(g: &Rewriter<'_>, root: Value) -> Option<Rewrite> {
-    reshaped(g, root)
-        .or_else(|| sliced(g, root))
-        .or_else(|| computed_before(g, root))
+    reshaped(g, root).or_else(|| sliced(g, root)).or_else(|| computed_before(g, root))
 }
 
 /// `join(split(x))` and `split(join(x))` are x.
@@ -46,13 +44,7 @@ fn sliced(g: &Rewriter<'_>, root: Value) -> Option<Rewrite> {
     let (Op::Slice { start: before, .. }, &[whole]) = g.at(x) else {
         return None;
     };
-    Some(Rewrite::new(
-        Op::Slice {
-            start: before + start,
-            len,
-        },
-        [whole],
-    ))
+    Some(Rewrite::new(Op::Slice { start: before + start, len }, [whole]))
 }
 
 /// The same op on the same operands gives the same value.
@@ -62,9 +54,7 @@ fn computed_before(g: &Rewriter<'_>, root: Value) -> Option<Rewrite> {
         return None;
     }
     let mut earlier = (0..root.0).map(Value);
-    earlier
-        .find(|&v| g.at(v) == (op, operands))
-        .map(Rewrite::to)
+    earlier.find(|&v| g.at(v) == (op, operands)).map(Rewrite::to)
 }
 
 #[cfg(test)]
@@ -111,9 +101,7 @@ mod tests {
     fn what_is_computed_twice_is_computed_once() {
         let (mut g, x) = small();
         let weight = super::super::tests::matrix(&mut g, "w.weight", 8);
-        let op = Op::MatMul {
-            dtype: q35_types::DType::Bf16,
-        };
+        let op = Op::MatMul { dtype: q35_types::DType::Bf16 };
         let (a, b) = (g.push(op, [x, weight]), g.push(op, [x, weight]));
         let y = g.push(Op::Mul {}, [a, b]);
         g.output(Port::Hidden, y);
@@ -136,28 +124,13 @@ mod tests {
         let heads = g.push(Op::Split { heads: 2 }, [x]);
         let joined = g.push(Op::Join {}, [heads]);
         let other = g.push(Op::Split { heads: 4 }, [joined]);
-        let other = g.push(
-            Op::L2Norm {
-                eps: 0.5,
-                scale: 1.0,
-            },
-            [other],
-        );
+        let other = g.push(Op::L2Norm { eps: 0.5, scale: 1.0 }, [other]);
         let other = g.push(Op::Join {}, [other]);
         let again = g.push(Op::Split { heads: 4 }, [x]);
-        let again = g.push(
-            Op::L2Norm {
-                eps: 0.5,
-                scale: 2.0,
-            },
-            [again],
-        );
+        let again = g.push(Op::L2Norm { eps: 0.5, scale: 2.0 }, [again]);
         let again = g.push(Op::Join {}, [again]);
         let sum = g.push(Op::Add {}, [other, again]);
-        let (a, b) = (
-            product(&mut g, sum, "a.weight", 8),
-            product(&mut g, sum, "b.weight", 8),
-        );
+        let (a, b) = (product(&mut g, sum, "a.weight", 8), product(&mut g, sum, "b.weight", 8));
         let y = g.push(Op::Mul {}, [a, b]);
         g.output(Port::Hidden, y);
         let g = after("simplify", g, Entry::Prefill);
@@ -170,14 +143,8 @@ mod tests {
     fn ops_on_state_are_never_the_same() {
         let (mut g, x) = small();
         let taps = super::super::tests::matrix(&mut g, "taps.weight", 8);
-        let state = g.add_state(q35_graph::State::Conv {
-            taps: 8,
-            channels: 8,
-        });
-        let (a, b) = (
-            g.push(Op::Conv { state }, [x, taps]),
-            g.push(Op::Conv { state }, [x, taps]),
-        );
+        let state = g.add_state(q35_graph::State::Conv { taps: 8, channels: 8 });
+        let (a, b) = (g.push(Op::Conv { state }, [x, taps]), g.push(Op::Conv { state }, [x, taps]));
         let y = g.push(Op::Mul {}, [a, b]);
         g.output(Port::Hidden, y);
         assert_eq!(after("simplify", g.clone(), Entry::Prefill), g);

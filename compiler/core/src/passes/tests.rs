@@ -14,19 +14,14 @@ use std::ops::Range;
 pub(super) fn configs() -> Vec<(String, Config)> {
     let golden = concat!(env!("CARGO_MANIFEST_DIR"), "/../../golden");
     let entries = |dir: &str| std::fs::read_dir(format!("{golden}/{dir}")).unwrap();
-    let paths = entries("configs")
-        .chain(entries("checkpoints"))
-        .map(|e| e.unwrap().path());
+    let paths = entries("configs").chain(entries("checkpoints")).map(|e| e.unwrap().path());
     let files = paths.filter_map(|p| match p.extension() {
         Some(e) if e == "json" => Some(p),
         _ => Some(p.join("config.json")).filter(|p| p.exists()),
     });
     let parsed = files.map(|p| {
         let text = std::fs::read_to_string(&p).unwrap();
-        (
-            p.display().to_string(),
-            Config::parse(&text).unwrap().config,
-        )
+        (p.display().to_string(), Config::parse(&text).unwrap().config)
     });
     parsed.collect()
 }
@@ -34,38 +29,23 @@ pub(super) fn configs() -> Vec<(String, Config)> {
 /// The config of a golden checkpoint.
 pub(super) fn golden(name: &str) -> Config {
     let path = format!("{name}/config.json");
-    let (_, config) = configs()
-        .into_iter()
-        .find(|(p, _)| p.ends_with(&path))
-        .unwrap();
+    let (_, config) = configs().into_iter().find(|(p, _)| p.ends_with(&path)).unwrap();
     config
 }
 
 fn options() -> impl Iterator<Item = Options> {
     let types = [DType::F32, DType::Bf16];
-    types
-        .into_iter()
-        .flat_map(move |activations| types.map(|kv| Options { activations, kv }))
+    types.into_iter().flat_map(move |activations| types.map(|kv| Options { activations, kv }))
 }
 
-const PLAIN: Options = Options {
-    activations: DType::Bf16,
-    kv: DType::Bf16,
-};
+const PLAIN: Options = Options { activations: DType::Bf16, kv: DType::Bf16 };
 
 /// A block as `pass` finds it.
 pub(super) fn block_before(pass: &str, config: &Config, entry: Entry, block: &str) -> Graph {
     let programs = build::programs(config, &PLAIN);
     let program = programs.into_iter().find(|p| p.entry == entry).unwrap();
-    let mut graph = program
-        .blocks
-        .into_iter()
-        .find(|b| b.name == block)
-        .unwrap();
-    PIPELINE
-        .iter()
-        .take_while(|p| p.name != pass)
-        .for_each(|p| (p.run)(&mut graph, entry));
+    let mut graph = program.blocks.into_iter().find(|b| b.name == block).unwrap();
+    PIPELINE.iter().take_while(|p| p.name != pass).for_each(|p| (p.run)(&mut graph, entry));
     graph
 }
 
@@ -86,19 +66,13 @@ pub(super) fn nodes(graph: &Graph) -> String {
 
 /// Nodes whose op has that name.
 pub(super) fn all(graph: &Graph, name: &str) -> Vec<Value> {
-    graph
-        .values()
-        .filter(|&v| graph.node(v).op.name() == name)
-        .collect()
+    graph.values().filter(|&v| graph.node(v).op.name() == name).collect()
 }
 
 /// A block with an input `bf16[T, 8]`.
 pub(super) fn small() -> (Graph, Value) {
     let mut g = Graph::new("small");
-    let x = g.input(
-        q35_graph::Port::Hidden,
-        Type::new(DType::Bf16, [Dim::Tokens, Dim::Fixed(8)]),
-    );
+    let x = g.input(q35_graph::Port::Hidden, Type::new(DType::Bf16, [Dim::Tokens, Dim::Fixed(8)]));
     (g, x)
 }
 
@@ -172,11 +146,7 @@ fn only_ops_with_kernels_remain() {
     for (name, programs) in all_optimized() {
         for block in programs.iter().flat_map(|p| &p.blocks) {
             for node in &block.nodes {
-                assert!(
-                    KERNELS.contains(&node.op.name()),
-                    "{name}: {} has {node}",
-                    block.name
-                );
+                assert!(KERNELS.contains(&node.op.name()), "{name}: {} has {node}", block.name);
             }
         }
         seen += programs.len();
@@ -189,14 +159,8 @@ fn only_ops_with_kernels_remain() {
 fn a_weight_is_the_same_wherever_it_is_named() {
     for (name, programs) in all_optimized() {
         let mut known: BTreeMap<String, Weight> = BTreeMap::new();
-        for weight in programs
-            .iter()
-            .flat_map(|p| &p.blocks)
-            .flat_map(|b| &b.weights)
-        {
-            let first = known
-                .entry(weight.name.clone())
-                .or_insert_with(|| weight.clone());
+        for weight in programs.iter().flat_map(|p| &p.blocks).flat_map(|b| &b.weights) {
+            let first = known.entry(weight.name.clone()).or_insert_with(|| weight.clone());
             assert_eq!(first, weight, "{name}");
         }
     }
@@ -250,26 +214,14 @@ fn take(
     part: &Part,
     layer: Option<u32>,
 ) {
-    let Part::Rows {
-        tensor,
-        first,
-        per_expert,
-        rows,
-        ..
-    } = part
-    else {
+    let Part::Rows { tensor, first, per_expert, rows, .. } = part else {
         return;
     };
-    let tensor = layer.map_or(tensor.clone(), |n| {
-        tensor.replace("{layer}", &n.to_string())
-    });
+    let tensor = layer.map_or(tensor.clone(), |n| tensor.replace("{layer}", &n.to_string()));
     for expert in 0..weight.experts.unwrap_or(1) {
         let start = first + u64::from(expert) * per_expert;
         let name = tensor.replace("{expert}", &expert.to_string());
-        taken
-            .entry(name)
-            .or_default()
-            .push(start..start + u64::from(*rows));
+        taken.entry(name).or_default().push(start..start + u64::from(*rows));
     }
 }
 
@@ -283,10 +235,7 @@ fn tensors_by_rows(config: &Config, experts: Experts) -> BTreeMap<String, Range<
         (true, Mlp::Moe(moe)) => (0..moe.num_experts).map(|e| t.of_expert(e)).collect(),
         _ => vec![t],
     };
-    let all = tensors::top(config)
-        .into_iter()
-        .chain(layers)
-        .flat_map(each);
+    let all = tensors::top(config).into_iter().chain(layers).flat_map(each);
     let rows = all.map(|t| match (t.role, &t.shape[..]) {
         (Role::ExpertsGateUp | Role::ExpertsDown, [e, rows, _]) => (t.name, 0..e * rows),
         (_, [_]) => (t.name, 0..1),
@@ -301,11 +250,7 @@ fn tensors_by_rows(config: &Config, experts: Experts) -> BTreeMap<String, Range<
 fn passes_keep_the_state() {
     for (name, config) in configs() {
         let states = |programs: &[Program]| -> Vec<Vec<State>> {
-            programs
-                .iter()
-                .flat_map(|p| &p.blocks)
-                .map(|b| b.states.clone())
-                .collect()
+            programs.iter().flat_map(|p| &p.blocks).map(|b| b.states.clone()).collect()
         };
         let before = states(&build::programs(&config, &PLAIN));
         assert_eq!(states(&optimized(&config, &PLAIN)), before, "{name}");

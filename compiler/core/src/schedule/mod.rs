@@ -13,6 +13,7 @@ mod table;
 use crate::kernels::Spec;
 use q35_artifact as plan;
 use q35_graph::{Entry, Graph, Port, Program, Value};
+use q35_target::Caps;
 use q35_types::{DType, Dim, Sizes, StepLayout};
 use select::{Selected, Source};
 use table::Tables;
@@ -56,7 +57,12 @@ pub struct Schedule {
 }
 
 /// Schedule every entry point.
-pub fn schedule(programs: &[Program], limits: Limits, ignored: Vec<String>) -> Schedule {
+pub fn schedule(
+    programs: &[Program],
+    limits: Limits,
+    caps: &Caps,
+    ignored: Vec<String>,
+) -> Schedule {
     let mut specs: Vec<Spec> = vec![];
     let mut tables = Tables::default();
     let mut arena_bytes = 0;
@@ -66,10 +72,21 @@ pub fn schedule(programs: &[Program], limits: Limits, ignored: Vec<String>) -> S
         let sizes = limits.sizes(program.entry);
         let mut blocks = vec![];
         for (number, graph) in program.blocks.iter().enumerate() {
-            let layers: Vec<u32> =
-                program.sequence.iter().filter(|(b, _)| *b == number).filter_map(|(_, l)| *l).collect();
-            let (launches, bytes) =
-                block(graph, program.entry, &layers, limits, sizes, &mut specs, &mut tables);
+            let layers: Vec<u32> = program
+                .sequence
+                .iter()
+                .filter(|(b, _)| *b == number)
+                .filter_map(|(_, l)| *l)
+                .collect();
+            let (launches, bytes) = block(
+                graph,
+                program.entry,
+                &layers,
+                (limits, caps),
+                sizes,
+                &mut specs,
+                &mut tables,
+            );
             arena_bytes = arena_bytes.max(bytes);
             blocks.push(plan::Block { name: graph.name.clone(), launches });
             ports(graph, limits.sizes(Entry::Prefill), &mut buffers);
@@ -132,12 +149,12 @@ fn block(
     graph: &Graph,
     entry: Entry,
     layers: &[u32],
-    limits: Limits,
+    (limits, caps): (Limits, &Caps),
     sizes: Sizes,
     specs: &mut Vec<Spec>,
     tables: &mut Tables,
 ) -> (Vec<plan::Launch>, u64) {
-    let selected = select::select(graph, entry, limits);
+    let selected = select::select(graph, entry, limits, caps);
     check_in_place(graph, &selected);
     let bound = |v: Value| graph.outputs.iter().find(|(_, o)| *o == v).map(|(port, _)| *port);
 
@@ -183,7 +200,7 @@ fn block(
         .into_iter()
         .map(|launch| {
             let template = launch.spec.template();
-            let (tasks, cost) = (template.tasks(), template.cost());
+            let (tasks, cost) = (template.tasks(caps), template.cost());
             let kernel = match specs.iter().position(|s| *s == launch.spec) {
                 Some(n) => n,
                 None => {
@@ -214,5 +231,8 @@ fn check_in_place(graph: &Graph, selected: &Selected) {
 /// The element type of what the block calls by this port, if it has it.
 pub fn port_dtype(program: &Program, port: Port) -> Option<DType> {
     let graphs = program.blocks.iter();
-    graphs.flat_map(|g| g.outputs.iter().map(move |(p, v)| (*p, g.ty(*v).dtype))).find(|(p, _)| *p == port).map(|(_, d)| d)
+    graphs
+        .flat_map(|g| g.outputs.iter().map(move |(p, v)| (*p, g.ty(*v).dtype)))
+        .find(|(p, _)| *p == port)
+        .map(|(_, d)| d)
 }

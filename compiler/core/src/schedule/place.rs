@@ -58,7 +58,8 @@ mod tests {
             assert!(offsets[i] % ALIGN == 0 && offsets[i] + a.bytes <= end);
             for (j, b) in wanted.iter().enumerate().skip(i + 1) {
                 let together = a.first <= b.last && b.first <= a.last;
-                let apart = offsets[i] + a.bytes <= offsets[j] || offsets[j] + b.bytes <= offsets[i];
+                let apart =
+                    offsets[i] + a.bytes <= offsets[j] || offsets[j] + b.bytes <= offsets[i];
                 assert!(!together || apart, "{i} and {j}");
             }
         }

@@ -3,8 +3,9 @@
 
 use super::Limits;
 use crate::kernels::*;
-use crate::kernels::{page::Pages, Act};
+use crate::kernels::{Act, page::Pages};
 use q35_graph::{Entry, Graph, Op, State, StateId, Type, Value, WeightId};
+use q35_target::Caps;
 use q35_types::{Count, DType, Dim};
 
 /// What an argument is.
@@ -33,8 +34,8 @@ pub struct Selected {
     pub temps: Vec<u64>,
 }
 
-pub fn select(graph: &Graph, entry: Entry, limits: Limits) -> Selected {
-    let mut cx = Cx { graph, entry, limits, out: Selected::default() };
+pub fn select(graph: &Graph, entry: Entry, limits: Limits, caps: &Caps) -> Selected {
+    let mut cx = Cx { graph, entry, limits, lanes: caps.lanes, out: Selected::default() };
     for v in graph.values() {
         cx.node(v);
     }
@@ -45,13 +46,14 @@ struct Cx<'g> {
     graph: &'g Graph,
     entry: Entry,
     limits: Limits,
+    lanes: u32,
     out: Selected,
 }
 
 /// Rows of `x` that a product takes together: few when every row is staged first or there are only
 /// a few, many when a step has hundreds.
-fn tile(entry: Entry, staged: bool) -> u32 {
-    match (entry, staged) {
+fn tile(entry: Entry, staged: bool, lanes: u32) -> u32 {
+    match (entry, staged && lanes == 1) {
         (Entry::Prefill, false) => 64,
         (Entry::Prefill, true) => 16,
         (Entry::Decode | Entry::Head, _) => 8,
@@ -115,13 +117,15 @@ impl Cx<'_> {
             act,
             residual: false,
             rows: self.rows(out),
-            tile: tile(self.entry, staged),
+            tile: tile(self.entry, staged, self.lanes),
         }
     }
 
     fn pages(&self, state: StateId) -> (Pages, DType) {
         match *self.graph.state(state) {
-            State::Kv { dtype, heads, head_dim } => (Pages { kv_heads: heads, width: head_dim }, dtype),
+            State::Kv { dtype, heads, head_dim } => {
+                (Pages { kv_heads: heads, width: head_dim }, dtype)
+            }
             _ => panic!("attention has a KV cache"),
         }
     }
@@ -189,7 +193,8 @@ impl Cx<'_> {
                     eps,
                     scale,
                 };
-                let sources = vec![self.source(args[0]), self.source(args[1]), Source::State(state, 0)];
+                let sources =
+                    vec![self.source(args[0]), self.source(args[1]), Source::State(state, 0)];
                 self.launch_with(spec, sources, Source::Value(v));
             }
             Op::DeltaRule { nk, dk, nv, dv, z, b, a, eps, state } => {
@@ -291,7 +296,7 @@ impl Cx<'_> {
             weight: weight.dtype,
             act,
             shared_x,
-            tile: tile(self.entry, true),
+            tile: tile(self.entry, true, self.lanes),
         }
     }
 

@@ -25,7 +25,8 @@ impl Tables {
             experts: w.experts,
             recipes: w.recipes.iter().map(|r| r.iter().map(part).collect()).collect(),
         };
-        let number = match self.weights.iter().position(|k| k.name == entry.name && same(k, &entry)) {
+        let number = match self.weights.iter().position(|k| k.name == entry.name && same(k, &entry))
+        {
             Some(n) => {
                 for layer in entry.layers {
                     if !self.weights[n].layers.contains(&layer) {

@@ -204,6 +204,7 @@ fn tasks(l: &Launch, kernel: &Kernel, plan: &Plan) -> Checked {
         Times::Step(Count::Tiles) => plan.step.max_tiles(),
         Times::Step(Count::Seqs | Count::Rows) => plan.step.max_seqs,
         Times::Step(Count::ValidIds) => plan.vocab,
+        Times::Step(Count::Blocks) => plan.step.max_tokens.div_ceil(PAGE),
         Times::Word { arg } => {
             let Some(bound) = l.args.get(arg as usize) else {
                 let fault = Fault::Index { index: arg, len: l.args.len(), into: "args" };

@@ -20,6 +20,7 @@ pub(super) fn unary(r: &Registers, op: UnaryOp, d: Slot, a: Slot, n: usize) {
         UnaryOp::Sqrt => map1(r, d, a, n, |a| f(a).sqrt().to_bits()),
         UnaryOp::Not => map1(r, d, a, n, |a| a ^ 1),
         UnaryOp::IntToFloat => map1(r, d, a, n, |a| (a as i32 as f32).to_bits()),
+        UnaryOp::FloatToInt => map1(r, d, a, n, |a| f(a) as i32 as u32),
         UnaryOp::BitsToFloat | UnaryOp::FloatToBits => map1(r, d, a, n, |a| a),
     }
 }
@@ -106,6 +107,14 @@ pub(super) fn combine(op: ReduceOp, float: bool, a: u32, b: u32) -> u32 {
     match (op, float) {
         (ReduceOp::Sum, true) => (f(a) + f(b)).to_bits(),
         (ReduceOp::Sum, false) => a.wrapping_add(b),
+        (ReduceOp::Min, true) => {
+            if f(a) < f(b) {
+                a
+            } else {
+                b
+            }
+        }
+        (ReduceOp::Min, false) => (a as i32).min(b as i32) as u32,
         (ReduceOp::Max, true) => {
             if f(a) > f(b) {
                 a
@@ -117,14 +126,13 @@ pub(super) fn combine(op: ReduceOp, float: bool, a: u32, b: u32) -> u32 {
     }
 }
 
-/// Fold items of `w` words in halves; the first item becomes the result.
-pub(super) fn fold(op: ReduceOp, float: bool, items: &mut [u32], w: usize) {
-    let mut n = items.len() / w;
+/// Fold a power of two of elements in halves; the first becomes the result.
+pub(super) fn fold(op: ReduceOp, float: bool, elements: &mut [u32]) {
+    let mut n = elements.len();
     while n > 1 {
-        let half = n.next_power_of_two() / 2;
-        for i in 0..(n - half) * w {
-            items[i] = combine(op, float, items[i], items[i + half * w]);
+        n /= 2;
+        for i in 0..n {
+            elements[i] = combine(op, float, elements[i], elements[i + n]);
         }
-        n = half;
     }
 }

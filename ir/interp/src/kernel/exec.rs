@@ -1,8 +1,9 @@
 //! Running a [`Program`].
 
 use super::arith::{combine, compare, f, float, fold, int, map1, unary};
-use super::fault::{Cause, Fault};
+use super::fault::{Accessor, Cause, Fault};
 use super::memory::{Access, Arg, Memories, Shared};
+use super::mma::Sums;
 use super::program::{Code, For, If, Memory, Moves, Op, Panel, Place, Program, Slot};
 use super::{Counters, Traffic};
 use q35_kernel::{BinaryOp, ReduceOp};
@@ -13,31 +14,29 @@ use std::ops::Range;
 const COLUMNS: usize = 16;
 
 pub(super) struct Machine<'m, 'a> {
-    program: &'m Program,
-    memories: Memories<'m, 'a>,
+    pub(super) program: &'m Program,
+    pub(super) memories: Memories<'m, 'a>,
+    pub(super) sums: Sums,
     /// Cells, so that operands and result may be slices of one vector.
-    registers: Vec<Cell<u32>>,
+    pub(super) registers: Vec<Cell<u32>>,
     /// For copies and folds.
     scratch: Vec<u32>,
-    counters: Counters,
+    pub(super) counters: Counters,
     budget: u64,
 }
 
 /// What one lane did wrong, boxed as it is rare.
-type Stop = Box<(u32, Cause)>;
+pub(super) type Stop = Box<(u32, Cause)>;
 
 /// The lanes that take part.
-struct Mask {
-    lanes: Vec<bool>,
+pub(super) struct Mask {
+    pub(super) lanes: Vec<bool>,
     active: usize,
 }
 
 impl Mask {
     fn new(lanes: Vec<bool>) -> Mask {
-        Mask {
-            active: lanes.iter().filter(|&&on| on).count(),
-            lanes,
-        }
+        Mask { active: lanes.iter().filter(|&&on| on).count(), lanes }
     }
 
     fn is_full(&self) -> bool {
@@ -59,17 +58,11 @@ impl<'m, 'a> Machine<'m, 'a> {
         let params = vec![Traffic::default(); program.params.len()];
         Machine {
             program,
-            memories: Memories {
-                program,
-                args,
-                shared: Shared::new(program.shared_words),
-            },
+            memories: Memories { program, args, shared: Shared::new(program.shared_words) },
+            sums: Sums::new(program),
             registers: program.registers.iter().copied().map(Cell::new).collect(),
             scratch: vec![],
-            counters: Counters {
-                params,
-                ..Counters::default()
-            },
+            counters: Counters { params, ..Counters::default() },
             budget,
         }
     }
@@ -79,13 +72,13 @@ impl<'m, 'a> Machine<'m, 'a> {
         let all = Mask::new(vec![true; program.lanes]);
         for task in tasks {
             self.memories.shared.begin_task();
-            self.block(&program.body, task, &all)
-                .map_err(|stop| Fault::At {
-                    kernel: program.name.clone(),
-                    task,
-                    lane: stop.0,
-                    cause: stop.1,
-                })?;
+            self.sums.begin_task();
+            self.block(&program.body, task, &all).map_err(|stop| Fault::At {
+                kernel: program.name.clone(),
+                task,
+                lane: stop.0,
+                cause: stop.1,
+            })?;
         }
         Ok(self.counters)
     }
@@ -99,7 +92,7 @@ impl<'m, 'a> Machine<'m, 'a> {
         Ok(())
     }
 
-    fn spend(&mut self, work: u64, mask: &Mask) -> Result<(), Stop> {
+    pub(super) fn spend(&mut self, work: u64, mask: &Mask) -> Result<(), Stop> {
         match self.budget.checked_sub(work) {
             Some(left) => self.budget = left,
             None => return Err(at(mask.first(), Cause::Budget)),
@@ -131,11 +124,7 @@ impl<'m, 'a> Machine<'m, 'a> {
             Op::Fma { d, a, b, c, n } => {
                 let (d, a, b, c) = (&r[d..d + n], &r[a..a + n], &r[b..b + n], &r[c..c + n]);
                 for i in 0..n {
-                    d[i].set(
-                        f(a[i].get())
-                            .mul_add(f(b[i].get()), f(c[i].get()))
-                            .to_bits(),
-                    );
+                    d[i].set(f(a[i].get()).mul_add(f(b[i].get()), f(c[i].get())).to_bits());
                 }
             }
             Op::CompareFloat { op, d, a, b, n } => compare(r, op, (d, a, b, n), f),
@@ -144,11 +133,7 @@ impl<'m, 'a> Machine<'m, 'a> {
                 let (d, cond) = (&r[d..d + n], &r[cond..cond + n]);
                 let (a, b) = (&r[a..a + n], &r[b..b + n]);
                 for i in 0..n {
-                    d[i].set(if cond[i].get() != 0 {
-                        a[i].get()
-                    } else {
-                        b[i].get()
-                    });
+                    d[i].set(if cond[i].get() != 0 { a[i].get() } else { b[i].get() });
                 }
             }
             Op::SelectWhole { d, cond, a, b, w } => {
@@ -163,15 +148,20 @@ impl<'m, 'a> Machine<'m, 'a> {
                     r[d + lane * w..][..w].iter().for_each(|c| c.set(v));
                 }
             }
+            Op::Vector { d, ref elements } => {
+                for (i, &a) in elements.iter().enumerate() {
+                    (0..lanes)
+                        .for_each(|lane| r[d + lane * elements.len() + i].set(r[a + lane].get()));
+                }
+            }
             Op::Extract { d, a, w, element } => {
                 (0..lanes).for_each(|lane| r[d + lane].set(r[a + lane * w + element].get()));
             }
             Op::Reduce { op, float, d, a, w } => {
                 for lane in 0..lanes {
                     self.scratch.clear();
-                    self.scratch
-                        .extend(r[a + lane * w..][..w].iter().map(Cell::get));
-                    fold(op, float, &mut self.scratch, 1);
+                    self.scratch.extend(r[a + lane * w..][..w].iter().map(Cell::get));
+                    fold(op, float, &mut self.scratch);
                     r[d + lane].set(self.scratch[0]);
                 }
             }
@@ -182,16 +172,23 @@ impl<'m, 'a> Machine<'m, 'a> {
                     self.panel(panel, lane, mask)?;
                 }
             }
-            Op::Group { op, float, d, a, w } => {
+            Op::Cluster { op, float, d, a, w, size } => {
                 assert!(mask.is_full(), "verified: control is uniform");
-                self.scratch.clear();
-                self.scratch
-                    .extend(r[a..a + lanes * w].iter().map(Cell::get));
-                fold(op, float, &mut self.scratch, w);
-                for to in r[d..d + lanes * w].chunks(w) {
-                    to.iter().zip(&self.scratch).for_each(|(c, v)| c.set(*v));
+                map1(r, d, a, lanes * w, |v| v);
+                let mut distance = 1;
+                while distance < size {
+                    for lane in (0..lanes).filter(|lane| lane & distance == 0) {
+                        for i in d + lane * w..d + lane * w + w {
+                            let (low, high) = (&r[i], &r[i + distance * w]);
+                            let both = combine(op, float, low.get(), high.get());
+                            low.set(both);
+                            high.set(both);
+                        }
+                    }
+                    distance *= 2;
                 }
-                self.counters.flops += if float { ((lanes - 1) * w) as u64 } else { 0 };
+                self.counters.flops +=
+                    if float { (lanes / size * (size - 1) * w) as u64 } else { 0 };
             }
             Op::Scan { float, d, a, w } => {
                 assert!(mask.is_full(), "verified: control is uniform");
@@ -203,14 +200,14 @@ impl<'m, 'a> Machine<'m, 'a> {
                         let (left, right) = (r[d + i - distance * w].get(), r[d + i].get());
                         r[d + i].set(combine(ReduceOp::Sum, float, left, right));
                     }
-                    self.counters.flops += if float {
-                        ((lanes - distance) * w) as u64
-                    } else {
-                        0
-                    };
+                    self.counters.flops += if float { ((lanes - distance) * w) as u64 } else { 0 };
                     distance *= 2;
                 }
             }
+            Op::MmaZero { acc } => self.mma_zero(acc, mask),
+            Op::Mma(ref mma) => self.mma(mma, mask)?,
+            Op::MmaLoad { acc, ref at, row } => self.mma_load(acc, at, row, mask)?,
+            Op::MmaStore { acc, ref at, row } => self.mma_store(acc, at, row, mask)?,
             Op::Barrier => {
                 assert!(mask.is_full(), "verified: control is uniform");
                 self.memories.shared.barrier();
@@ -241,15 +238,11 @@ impl<'m, 'a> Machine<'m, 'a> {
             }
             return Ok(());
         }
-        let bounds: Vec<(i64, i64)> = (0..mask.lanes.len())
-            .map(|lane| bounds(self, lane))
-            .collect();
+        let bounds: Vec<(i64, i64)> =
+            (0..mask.lanes.len()).map(|lane| bounds(self, lane)).collect();
         let mut passed = 0;
         loop {
-            let goes_on = bounds
-                .iter()
-                .zip(&mask.lanes)
-                .map(|(b, &on)| on && b.0 + passed < b.1);
+            let goes_on = bounds.iter().zip(&mask.lanes).map(|(b, &on)| on && b.0 + passed < b.1);
             let inner = Mask::new(goes_on.collect());
             if inner.active == 0 {
                 return Ok(());
@@ -277,10 +270,7 @@ impl<'m, 'a> Machine<'m, 'a> {
         }
         let cond = &self.registers[stmt.cond..stmt.cond + self.program.lanes];
         let [then, otherwise] = [true, false].map(|side| {
-            let on = cond
-                .iter()
-                .zip(&mask.lanes)
-                .map(|(c, &on)| on && (c.get() != 0) == side);
+            let on = cond.iter().zip(&mask.lanes).map(|(c, &on)| on && (c.get() != 0) == side);
             Mask::new(on.collect())
         });
         self.block(&stmt.then, task, &then)?;
@@ -313,18 +303,14 @@ impl<'m, 'a> Machine<'m, 'a> {
         }
         self.scratch.clear();
         for m in &moves.list {
-            self.scratch
-                .extend(r[m.from..m.from + lanes * m.w].iter().map(Cell::get));
+            self.scratch.extend(r[m.from..m.from + lanes * m.w].iter().map(Cell::get));
         }
         let mut saved = 0;
         for m in &moves.list {
             for lane in 0..lanes {
                 if mask.is_none_or(|mask| mask.lanes[lane]) {
                     let from = &self.scratch[saved + lane * m.w..][..m.w];
-                    r[m.to + lane * m.w..]
-                        .iter()
-                        .zip(from)
-                        .for_each(|(c, v)| c.set(*v));
+                    r[m.to + lane * m.w..].iter().zip(from).for_each(|(c, v)| c.set(*v));
                 }
             }
             saved += lanes * m.w;
@@ -336,9 +322,7 @@ impl<'m, 'a> Machine<'m, 'a> {
             let index = i64::from(self.int(place.index, lane));
             let access = self.access(place, index, lane);
             let to = &self.registers[d + lane * w..][..w];
-            self.memories
-                .read(&access, to)
-                .map_err(|cause| at(lane, cause))?;
+            self.memories.read(&access, to).map_err(|cause| at(lane, cause))?;
         }
         self.count(place, (w * place.dtype.size() * mask.active) as u64, 0);
         Ok(())
@@ -349,15 +333,13 @@ impl<'m, 'a> Machine<'m, 'a> {
             let index = i64::from(self.int(place.index, lane));
             let access = self.access(place, index, lane);
             let from = &self.registers[a + lane * w..][..w];
-            self.memories
-                .write(&access, from)
-                .map_err(|cause| at(lane, cause))?;
+            self.memories.write(&access, from).map_err(|cause| at(lane, cause))?;
         }
         self.count(place, 0, (w * place.dtype.size() * mask.active) as u64);
         Ok(())
     }
 
-    fn access(&self, place: &Place, index: i64, lane: usize) -> Access {
+    pub(super) fn access(&self, place: &Place, index: i64, lane: usize) -> Access {
         let entry = match place.memory {
             Memory::Entry(_, entry) => Some(self.int(entry, lane)),
             Memory::Param(_) | Memory::Shared { .. } => None,
@@ -367,7 +349,7 @@ impl<'m, 'a> Machine<'m, 'a> {
             dtype: place.dtype,
             index,
             entry,
-            lane: lane as u32,
+            by: Accessor::Lane(lane as u32),
         }
     }
 
@@ -412,7 +394,7 @@ impl<'m, 'a> Machine<'m, 'a> {
         Ok(())
     }
 
-    fn count(&mut self, place: &Place, loaded: u64, stored: u64) {
+    pub(super) fn count(&mut self, place: &Place, loaded: u64, stored: u64) {
         let traffic = match place.memory {
             Memory::Param(p) | Memory::Entry(p, _) => &mut self.counters.params[p],
             Memory::Shared { .. } => &mut self.counters.shared,
@@ -421,11 +403,11 @@ impl<'m, 'a> Machine<'m, 'a> {
         traffic.stored += stored;
     }
 
-    fn int(&self, slot: Slot, lane: usize) -> i32 {
+    pub(super) fn int(&self, slot: Slot, lane: usize) -> i32 {
         self.registers[slot + lane].get() as i32
     }
 }
 
-fn at(lane: usize, cause: Cause) -> Stop {
+pub(super) fn at(lane: usize, cause: Cause) -> Stop {
     Box::new((lane as u32, cause))
 }

@@ -1,6 +1,6 @@
 //! Buffers and shared arrays, every access checked.
 
-use super::fault::Cause;
+use super::fault::{Accessor, Cause};
 use super::program::{Memory, Program};
 use q35_types::DType;
 use std::cell::Cell;
@@ -58,14 +58,14 @@ pub(super) struct Memories<'m, 'a> {
     pub shared: Shared,
 }
 
-/// Elements from `index` on, and the lane that wants them.
+/// Elements from `index` on, and who wants them.
 pub(super) struct Access {
     pub memory: Memory,
     pub dtype: DType,
     pub index: i64,
     /// Of a table.
     pub entry: Option<i32>,
-    pub lane: u32,
+    pub by: Accessor,
 }
 
 impl Memories<'_, '_> {
@@ -75,7 +75,7 @@ impl Memories<'_, '_> {
                 let name = &self.program.shared_names[number];
                 let first = within(name, from.index, to.len(), len)?;
                 for (i, c) in to.iter().enumerate() {
-                    c.set(self.shared.read(name, base, first + i, from.lane)?);
+                    c.set(self.shared.read(name, base, first + i, from.by)?);
                 }
             }
             Memory::Param(p) | Memory::Entry(p, _) => {
@@ -95,7 +95,8 @@ impl Memories<'_, '_> {
                 let name = &self.program.shared_names[number];
                 let first = within(name, to.index, from.len(), len)?;
                 for (i, c) in from.iter().enumerate() {
-                    self.shared.write(name, base, first + i, to.lane, c.get())?;
+                    let bits = rounded(to.dtype, c.get());
+                    self.shared.write(name, base, first + i, to.by, bits)?;
                 }
             }
             Memory::Param(p) | Memory::Entry(p, _) => {
@@ -103,11 +104,7 @@ impl Memories<'_, '_> {
                 let bytes = self.args[p].bytes_mut();
                 let size = to.dtype.size();
                 let first = within(name, to.index, from.len(), bytes.len() / size)?;
-                narrow(
-                    to.dtype,
-                    from,
-                    &mut bytes[first * size..][..from.len() * size],
-                );
+                narrow(to.dtype, from, &mut bytes[first * size..][..from.len() * size]);
             }
         }
         Ok(())
@@ -118,12 +115,7 @@ impl Memories<'_, '_> {
 fn within(name: &str, index: i64, width: usize, len: usize) -> Result<usize, Cause> {
     match usize::try_from(index) {
         Ok(at) if at <= len && width <= len - at => Ok(at),
-        _ => Err(Cause::OutOfBounds {
-            memory: name.into(),
-            index,
-            width,
-            len,
-        }),
+        _ => Err(Cause::OutOfBounds { memory: name.into(), index, width, len }),
     }
 }
 
@@ -152,7 +144,19 @@ fn narrow(dtype: DType, from: &[Cell<u32>], to: &mut [u8]) {
     }
 }
 
-/// All shared arrays of a group, one after another.
+/// What is read back of a register that is stored: of a narrow float, the nearest there is.
+fn rounded(dtype: DType, bits: u32) -> u32 {
+    match dtype {
+        DType::F32 | DType::I32 => bits,
+        DType::F16 | DType::Bf16 => {
+            let mut narrow = [0; 2];
+            dtype.write_f32(f32::from_bits(bits), &mut narrow);
+            dtype.read_f32(&narrow).to_bits()
+        }
+    }
+}
+
+/// All shared arrays of a group, one after another, each element widened to a word.
 pub(super) struct Shared {
     words: Vec<Word>,
     /// Counts barriers, so that a word knows whether its last access was before one.
@@ -161,12 +165,12 @@ pub(super) struct Shared {
     began: u64,
 }
 
-#[derive(Clone, Copy, Default)]
+#[derive(Clone, Copy)]
 struct Word {
     bits: u32,
-    writer: u32,
+    writer: Accessor,
     /// Two different readers since the last barrier, as far as there were any.
-    readers: [u32; 2],
+    readers: [Accessor; 2],
     /// Epochs of the last write and the last read; 0 is never.
     written: u64,
     read: u64,
@@ -174,11 +178,9 @@ struct Word {
 
 impl Shared {
     pub(super) fn new(words: usize) -> Shared {
-        Shared {
-            words: vec![Word::default(); words],
-            epoch: 0,
-            began: 0,
-        }
+        let nobody = Accessor::Lane(0);
+        let word = Word { bits: 0, writer: nobody, readers: [nobody; 2], written: 0, read: 0 };
+        Shared { words: vec![word; words], epoch: 0, began: 0 }
     }
 
     pub(super) fn begin_task(&mut self) {
@@ -196,28 +198,21 @@ impl Shared {
         name: &str,
         base: usize,
         at: usize,
-        lane: u32,
+        by: Accessor,
     ) -> Result<u32, Cause> {
         let (epoch, began) = (self.epoch, self.began);
         let word = &mut self.words[base + at];
         if word.written < began {
-            return Err(Cause::Uninitialised {
-                memory: name.into(),
-                index: at,
-            });
+            return Err(Cause::Uninitialised { memory: name.into(), index: at });
         }
-        if word.written == epoch && word.writer != lane {
-            return Err(Cause::Race {
-                memory: name.into(),
-                index: at,
-                other: word.writer,
-            });
+        if word.written == epoch && is_race(word.writer, by) {
+            return Err(Cause::Race { memory: name.into(), index: at, other: word.writer });
         }
         if word.read != epoch {
-            word.readers = [lane; 2];
+            word.readers = [by; 2];
             word.read = epoch;
         } else if word.readers[0] == word.readers[1] {
-            word.readers[1] = lane;
+            word.readers[1] = by;
         }
         Ok(word.bits)
     }
@@ -227,32 +222,27 @@ impl Shared {
         name: &str,
         base: usize,
         at: usize,
-        lane: u32,
+        by: Accessor,
         bits: u32,
     ) -> Result<(), Cause> {
         let epoch = self.epoch;
         let word = &mut self.words[base + at];
-        let race = |other| {
-            Err(Cause::Race {
-                memory: name.into(),
-                index: at,
-                other,
-            })
-        };
-        if word.written == epoch && word.writer != lane {
+        let race = |other| Err(Cause::Race { memory: name.into(), index: at, other });
+        if word.written == epoch && is_race(word.writer, by) {
             return race(word.writer);
         }
         if word.read == epoch
-            && let Some(&other) = word.readers.iter().find(|&&r| r != lane)
+            && let Some(&other) = word.readers.iter().find(|&&r| is_race(r, by))
         {
             return race(other);
         }
-        *word = Word {
-            bits,
-            writer: lane,
-            written: epoch,
-            ..*word
-        };
+        *word = Word { bits, writer: by, written: epoch, ..*word };
         Ok(())
     }
+}
+
+/// Whether two accesses, one of them a write, may be of different lanes. Two of one subgroup are,
+/// unless that is one lane, which calls itself so.
+fn is_race(a: Accessor, b: Accessor) -> bool {
+    a != b || matches!(a, Accessor::Subgroup(_))
 }

@@ -6,25 +6,26 @@
 //!
 //! What [`q35_kernel::Inst`] leaves to this definition:
 //!
-//! - Folding in halves, of elements and of lanes, when `n` is no power of two: with `h` the
-//!   largest power of two below `n`, `v[i] op v[i + h]` for those `i` that have a partner; then `n = h`.
-//!   The element with the lower number is the left operand.
-//! - `group_scan`: for `d = 1, 2, 4, …` below the number of lanes, each lane from `d` on adds what
-//!   lane `- d` had before: `v[i - d] + v[i]`.
+//! - `mma` adds to each sum one product after another, `j` ascending, each rounded once. A machine may
+//!   add those of one step in another order, so here its results agree within bounds.
 //! - A multiply-add of `panel_dot` is fused; the sum of a column starts from zero, or from `out`, and
 //!   `x` and `w` are read before any of that row's sixteen sums is written.
 //! - A shift by less than 0 or more than 31 is a fault, as is every access beyond a buffer.
 //! - Only a barrier orders accesses of different lanes to a shared array: a write and another access
 //!   to one element by two lanes between two barriers is a fault, and so is reading what this task
-//!   has not written. Races on buffers are not looked for.
+//!   has not written. A matrix instruction accesses all its elements by all lanes of its subgroup, as
+//!   which of them takes which is the machine's: so between what a lane stored and the `mma` that reads
+//!   it there is a barrier, even within a subgroup. Races on buffers are not looked for.
+//! - An accumulator that its subgroup has not set in this task, by `mma_zero` or `mma_load`, cannot be used.
 
 mod arith;
 mod exec;
 mod fault;
 mod memory;
+mod mma;
 mod program;
 
-pub use fault::{Cause, Fault};
+pub use fault::{Accessor, Cause, Fault};
 pub use memory::Arg;
 pub use program::Program;
 
@@ -47,6 +48,8 @@ pub struct Counters {
     pub shared: Traffic,
     /// `f32` operations: a multiply-add is two, a fold of `n` is `n - 1`, a comparison is none.
     pub flops: u64,
+    /// `f32` operations of matrix units, `2 m n k` an `mma`; not among `flops`.
+    pub mma_flops: u64,
     /// Barriers that a group passed.
     pub barriers: u64,
 }

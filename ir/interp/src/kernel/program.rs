@@ -24,6 +24,10 @@ pub struct Program {
     pub(super) params: Vec<Param>,
     pub(super) shared_words: usize,
     pub(super) shared_names: Vec<String>,
+    pub(super) subgroup: usize,
+    pub(super) accumulators: Vec<Accumulator>,
+    /// Words of all accumulators of a subgroup.
+    pub(super) accumulated: usize,
     /// Registers as they are before the first task: constants and lane numbers.
     pub(super) registers: Vec<u32>,
     pub(super) body: Code,
@@ -33,6 +37,14 @@ pub(super) struct Param {
     pub name: String,
     access: Access,
     table: bool,
+}
+
+pub(super) struct Accumulator {
+    pub name: String,
+    pub m: usize,
+    pub n: usize,
+    /// First word, of those of its subgroup.
+    pub base: usize,
 }
 
 /// First register of a value.
@@ -147,18 +159,37 @@ pub(super) enum Op {
         w: usize,
     },
     Panel(Box<Panel>),
-    Group {
+    Vector {
+        d: Slot,
+        elements: Vec<Slot>,
+    },
+    Cluster {
         op: ReduceOp,
         float: bool,
         d: Slot,
         a: Slot,
         w: usize,
+        size: usize,
     },
     Scan {
         float: bool,
         d: Slot,
         a: Slot,
         w: usize,
+    },
+    MmaZero {
+        acc: usize,
+    },
+    Mma(Box<Mma>),
+    MmaLoad {
+        acc: usize,
+        at: Place,
+        row: Slot,
+    },
+    MmaStore {
+        acc: usize,
+        at: Place,
+        row: Slot,
     },
     Barrier,
     For(Box<For>),
@@ -198,6 +229,17 @@ pub(super) struct Panel {
     pub accumulate: bool,
 }
 
+pub(super) struct Mma {
+    pub acc: usize,
+    pub a: Place,
+    pub a_row: Slot,
+    pub b: Place,
+    /// From one row of `b` to the next, and from one column; none is 1.
+    pub b_row: Option<Slot>,
+    pub b_column: Option<Slot>,
+    pub k: usize,
+}
+
 /// The results lie where the carried values do: they are what was carried last.
 pub(super) struct For {
     pub start: Slot,
@@ -232,23 +274,21 @@ pub(super) struct Move {
 
 impl Program {
     pub fn new(kernel: &Kernel) -> Result<Program, Fault> {
-        verify(kernel).map_err(|findings| Fault::Invalid {
-            kernel: kernel.name.clone(),
-            findings,
-        })?;
+        verify(kernel)
+            .map_err(|findings| Fault::Invalid { kernel: kernel.name.clone(), findings })?;
         let lanes = kernel.lanes as usize;
-        let words: u64 = kernel
-            .types
-            .iter()
-            .map(|t| u64::from(t.width) * lanes as u64)
-            .sum();
+        let mut accumulated = 0;
+        let mut accumulators = vec![];
+        for a in &kernel.accumulators {
+            let (name, m, n) = (a.name.clone(), a.m as usize, a.n as usize);
+            accumulators.push(Accumulator { name, m, n, base: accumulated });
+            accumulated += m * n;
+        }
+        let values: u64 = kernel.types.iter().map(|t| u64::from(t.width) * lanes as u64).sum();
+        let words = values + u64::from(kernel.subgroups()) * accumulated as u64;
         if words > MOST_WORDS {
             let kernel = kernel.name.clone();
-            return Err(Fault::TooLarge {
-                kernel,
-                words,
-                most: MOST_WORDS,
-            });
+            return Err(Fault::TooLarge { kernel, words, most: MOST_WORDS });
         }
         let mut slots = Vec::with_capacity(kernel.types.len());
         let mut next = 0;
@@ -282,6 +322,9 @@ impl Program {
             params: params.collect(),
             shared_words,
             shared_names: kernel.shared.iter().map(|a| a.name.clone()).collect(),
+            subgroup: kernel.subgroup as usize,
+            accumulators,
+            accumulated,
             registers: compiler.registers,
             body,
         })
@@ -307,11 +350,7 @@ impl Program {
     fn check(&self, args: &[Arg<'_>]) -> Result<(), Fault> {
         if args.len() != self.params.len() {
             let (found, expected) = (args.len(), self.params.len());
-            return Err(Fault::ArgumentCount {
-                kernel: self.name.clone(),
-                found,
-                expected,
-            });
+            return Err(Fault::ArgumentCount { kernel: self.name.clone(), found, expected });
         }
         for (param, arg) in self.params.iter().zip(args) {
             let expected = match (param.table, param.access, arg) {
@@ -322,12 +361,7 @@ impl Program {
                 (false, _, _) => "a buffer that can be written",
             };
             let (kernel, param) = (self.name.clone(), param.name.clone());
-            return Err(Fault::Argument {
-                kernel,
-                param,
-                found: arg.describe(),
-                expected,
-            });
+            return Err(Fault::Argument { kernel, param, found: arg.describe(), expected });
         }
         Ok(())
     }
@@ -346,10 +380,7 @@ struct Compiler<'k> {
 
 impl Compiler<'_> {
     fn block(&mut self, block: &Block) -> Code {
-        let mut code = Code {
-            ops: vec![],
-            flops: 0,
-        };
+        let mut code = Code { ops: vec![], flops: 0 };
         for stmt in &block.stmts {
             self.stmt(stmt, &mut code);
         }
@@ -379,32 +410,27 @@ impl Compiler<'_> {
                 (0..self.lanes).for_each(|lane| self.registers[d + lane] = lane as u32);
                 return;
             }
+            Inst::Subgroup => {
+                let subgroup = self.kernel.subgroup;
+                (0..self.lanes).for_each(|lane| self.registers[d + lane] = lane as u32 / subgroup);
+                return;
+            }
             Inst::Task => Op::Task { d },
             Inst::Unary(op, a) => {
                 code.flops += match op {
                     UnaryOp::Neg | UnaryOp::Abs | UnaryOp::Sqrt => w as u64,
                     UnaryOp::Not
                     | UnaryOp::IntToFloat
+                    | UnaryOp::FloatToInt
                     | UnaryOp::BitsToFloat
                     | UnaryOp::FloatToBits => 0,
                 };
-                Op::Unary {
-                    op: *op,
-                    d,
-                    a: self.slot(*a),
-                    n,
-                }
+                Op::Unary { op: *op, d, a: self.slot(*a), n }
             }
             Inst::Binary(op, a, b) => self.binary(*op, *a, *b, d, code),
             Inst::Fma(a, b, c) => {
                 code.flops += 2 * w as u64;
-                Op::Fma {
-                    d,
-                    a: self.slot(*a),
-                    b: self.slot(*b),
-                    c: self.slot(*c),
-                    n,
-                }
+                Op::Fma { d, a: self.slot(*a), b: self.slot(*b), c: self.slot(*c), n }
             }
             Inst::Compare(op, a, b) => {
                 let (op, float) = (*op, self.is_float(*a));
@@ -426,66 +452,40 @@ impl Compiler<'_> {
                 if let Some(r) = result {
                     self.ints[r.0 as usize] = self.ints[a.0 as usize];
                 }
-                Op::Splat {
-                    d,
-                    a: self.slot(*a),
-                    w,
-                }
+                Op::Splat { d, a: self.slot(*a), w }
+            }
+            Inst::Vector(elements) => {
+                Op::Vector { d, elements: elements.iter().map(|&v| self.slot(v)).collect() }
             }
             Inst::Extract(a, element) => {
                 let (w, element) = (self.width(*a), usize::from(*element));
-                Op::Extract {
-                    d,
-                    a: self.slot(*a),
-                    w,
-                    element,
-                }
+                Op::Extract { d, a: self.slot(*a), w, element }
             }
             Inst::Reduce(op, a) => {
                 let (w, float) = (self.width(*a), self.is_float(*a));
                 code.flops += if float { w as u64 - 1 } else { 0 };
-                Op::Reduce {
-                    op: *op,
-                    float,
-                    d,
-                    a: self.slot(*a),
-                    w,
-                }
+                Op::Reduce { op: *op, float, d, a: self.slot(*a), w }
             }
-            Inst::Load { at, .. } => Op::Load {
-                d,
-                at: self.place(at),
-                w,
-            },
-            Inst::Store { at, value } => Op::Store {
-                at: self.place(at),
-                a: self.slot(*value),
-                w: self.width(*value),
-            },
+            Inst::Load { at, .. } => Op::Load { d, at: self.place(at), w },
+            Inst::Store { at, value } => {
+                Op::Store { at: self.place(at), a: self.slot(*value), w: self.width(*value) }
+            }
             Inst::PanelDot(dot) => Op::Panel(Box::new(self.panel(dot))),
-            Inst::Group(op, a) => Op::Group {
-                op: *op,
-                float: self.is_float(*a),
-                d,
-                a: self.slot(*a),
-                w,
-            },
-            Inst::GroupScan(a) => Op::Scan {
-                float: self.is_float(*a),
-                d,
-                a: self.slot(*a),
-                w,
-            },
+            Inst::Cluster { op, value, size } => {
+                let (float, a) = (self.is_float(*value), self.slot(*value));
+                Op::Cluster { op: *op, float, d, a, w, size: *size as usize }
+            }
+            Inst::GroupScan(a) => Op::Scan { float: self.is_float(*a), d, a: self.slot(*a), w },
+            Inst::MmaZero(acc) => Op::MmaZero { acc: acc.0 as usize },
+            Inst::Mma(mma) => Op::Mma(Box::new(self.mma(mma))),
+            Inst::MmaLoad { acc, at, row } => {
+                Op::MmaLoad { acc: acc.0 as usize, at: self.place(at), row: self.slot(*row) }
+            }
+            Inst::MmaStore { acc, at, row } => {
+                Op::MmaStore { acc: acc.0 as usize, at: self.place(at), row: self.slot(*row) }
+            }
             Inst::Barrier => Op::Barrier,
-            Inst::For {
-                start,
-                end,
-                step,
-                var,
-                init,
-                carried,
-                body,
-            } => {
+            Inst::For { start, end, step, var, init, carried, body } => {
                 for (result, carried) in stmt.results.iter().zip(carried) {
                     self.slots[result.0 as usize] = self.slots[carried.0 as usize];
                 }
@@ -500,11 +500,7 @@ impl Compiler<'_> {
                     body: code,
                 }))
             }
-            Inst::If {
-                cond,
-                then,
-                otherwise,
-            } => Op::If(Box::new(If {
+            Inst::If { cond, then, otherwise } => Op::If(Box::new(If {
                 cond: self.slot(*cond),
                 then: self.block(then),
                 then_results: self.moves(&then.yields, &stmt.results),
@@ -520,41 +516,20 @@ impl Compiler<'_> {
         let (left, right) = (self.slot(a), self.slot(b));
         if self.is_float(a) {
             code.flops += self.width(a) as u64;
-            return Op::Float {
-                op,
-                d,
-                a: left,
-                b: right,
-                n,
-            };
+            return Op::Float { op, d, a: left, b: right, n };
         }
         let known = self.ints[b.0 as usize];
         match (op, known) {
             (BinaryOp::Div | BinaryOp::Rem, known) => {
                 let by = known.expect("verified: a constant divides");
-                return Op::Divide {
-                    op,
-                    d,
-                    a: left,
-                    by,
-                    n,
-                };
+                return Op::Divide { op, d, a: left, by, n };
             }
             (BinaryOp::Shl | BinaryOp::Shr, None) => {
-                code.ops.push(Op::CheckShift {
-                    by: right,
-                    w: self.width(b),
-                });
+                code.ops.push(Op::CheckShift { by: right, w: self.width(b) });
             }
             _ => {}
         }
-        Op::Int {
-            op,
-            d,
-            a: left,
-            b: right,
-            n,
-        }
+        Op::Int { op, d, a: left, b: right, n }
     }
 
     fn panel(&self, dot: &PanelDot) -> Panel {
@@ -573,6 +548,20 @@ impl Compiler<'_> {
         }
     }
 
+    fn mma(&self, mma: &q35_kernel::Mma) -> Mma {
+        let stride = Some(self.slot(mma.b_row));
+        let (b_row, b_column) = if mma.b_columns { (None, stride) } else { (stride, None) };
+        Mma {
+            acc: mma.acc.0 as usize,
+            a: self.place(&mma.a),
+            a_row: self.slot(mma.a_row),
+            b: self.place(&mma.b),
+            b_row,
+            b_column,
+            k: mma.k as usize,
+        }
+    }
+
     fn place(&self, place: &q35_kernel::Place) -> Place {
         let memory = match place.mem {
             Mem::Param(p) => Memory::Param(p as usize),
@@ -580,18 +569,10 @@ impl Compiler<'_> {
             Mem::Shared(number) => {
                 let number = number as usize;
                 let len = self.kernel.shared[number].len as usize;
-                Memory::Shared {
-                    number,
-                    base: self.bases[number],
-                    len,
-                }
+                Memory::Shared { number, base: self.bases[number], len }
             }
         };
-        Place {
-            memory,
-            dtype: self.kernel.dtype_of(place.mem),
-            index: self.slot(place.index),
-        }
+        Place { memory, dtype: self.kernel.dtype_of(place.mem), index: self.slot(place.index) }
     }
 
     fn moves(&self, from: &[Value], to: &[Value]) -> Moves {
@@ -601,9 +582,7 @@ impl Compiler<'_> {
             w: self.width(t),
         });
         let list: Vec<Move> = pairs.filter(|m| m.from != m.to).collect();
-        let tangled = list
-            .iter()
-            .any(|m| list.iter().any(|other| other.from == m.to));
+        let tangled = list.iter().any(|m| list.iter().any(|other| other.from == m.to));
         Moves { list, tangled }
     }
 

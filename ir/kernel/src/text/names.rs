@@ -29,6 +29,7 @@ names! { UnaryOp:
     Sqrt "sqrt",
     Not "not",
     IntToFloat "int_to_float",
+    FloatToInt "float_to_int",
     BitsToFloat "bits_to_float",
     FloatToBits "float_to_bits",
 }
@@ -59,6 +60,7 @@ names! { CompareOp:
 
 names! { ReduceOp:
     Sum "sum",
+    Min "min",
     Max "max",
 }
 
@@ -81,10 +83,7 @@ impl Type {
             return Some(Type { scalar, width: 1 });
         }
         let (scalar, width) = word.split_once('x')?;
-        Some(Type {
-            scalar: Scalar::from_name(scalar)?,
-            width: width.parse().ok()?,
-        })
+        Some(Type { scalar: Scalar::from_name(scalar)?, width: width.parse().ok()? })
     }
 }
 

@@ -11,14 +11,13 @@ use std::str::FromStr;
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ParseError {
     #[error("line {line}: found {found}, expected {expected}")]
-    Unexpected {
-        line: usize,
-        found: String,
-        expected: &'static str,
-    },
+    Unexpected { line: usize, found: String, expected: &'static str },
 
     #[error("line {line}: `{name}` is no parameter or shared array of this kernel")]
     UnknownMemory { line: usize, name: String },
+
+    #[error("line {line}: `{name}` is no accumulator of this kernel")]
+    UnknownAccumulator { line: usize, name: String },
 
     #[error("line {line}: `{value}` is defined again")]
     Redefined { line: usize, value: Value },
@@ -27,11 +26,7 @@ pub enum ParseError {
     Gap { missing: u32 },
 
     #[error("line {line}: {found} results, expected {expected}")]
-    ResultCount {
-        line: usize,
-        found: usize,
-        expected: usize,
-    },
+    ResultCount { line: usize, found: usize, expected: usize },
 
     #[error("line {line}: a block in more than {MAX_DEPTH} others")]
     TooDeep { line: usize },
@@ -83,7 +78,9 @@ struct Parser<'t> {
     token: Token<'t>,
     params: Vec<Param>,
     shared: Vec<Array>,
+    accumulators: Vec<Accumulator>,
     memories: HashMap<&'t str, Mem>,
+    sums: HashMap<&'t str, Acc>,
     types: HashMap<u32, Type>,
 }
 
@@ -95,7 +92,9 @@ impl<'t> Parser<'t> {
             token: Token::End,
             params: vec![],
             shared: vec![],
+            accumulators: vec![],
             memories: HashMap::new(),
+            sums: HashMap::new(),
             types: HashMap::new(),
         };
         parser.next()?;
@@ -104,32 +103,37 @@ impl<'t> Parser<'t> {
 
     fn kernel(&mut self) -> Result<Kernel, ParseError> {
         self.memories.clear();
+        self.sums.clear();
         self.types.clear();
         self.keyword("kernel")?;
         let name = self.word("a name")?.to_string();
         self.keyword("lanes")?;
         let lanes = self.number("a number of lanes")?;
+        let subgroup = match self.takes_word("subgroup")? {
+            true => self.number("a number of lanes")?,
+            false => 1,
+        };
         while self.takes_word("param")? {
             self.param()?;
         }
         while self.takes_word("shared")? {
             self.array()?;
         }
+        while self.takes_word("accumulator")? {
+            self.accumulator()?;
+        }
         let body = self.block(0)?;
         let count = self.types.len() as u32;
-        let types: Result<Vec<Type>, u32> = (0..count)
-            .map(|v| self.types.get(&v).copied().ok_or(v))
-            .collect();
+        let types: Result<Vec<Type>, u32> =
+            (0..count).map(|v| self.types.get(&v).copied().ok_or(v)).collect();
         let types = types.map_err(|missing| ParseError::Gap { missing })?;
-        let (params, shared) = (
-            std::mem::take(&mut self.params),
-            std::mem::take(&mut self.shared),
-        );
         Ok(Kernel {
             name,
             lanes,
-            params,
-            shared,
+            subgroup,
+            params: std::mem::take(&mut self.params),
+            shared: std::mem::take(&mut self.shared),
+            accumulators: std::mem::take(&mut self.accumulators),
             types,
             body,
         })
@@ -141,14 +145,8 @@ impl<'t> Parser<'t> {
         let dtype = self.dtype()?;
         let access = self.one_of("`read`, `write` or `readwrite`", Access::from_name)?;
         let table = self.takes_word("table")?;
-        self.memories
-            .insert(name, Mem::Param(self.params.len() as u32));
-        self.params.push(Param {
-            name: name.to_string(),
-            dtype,
-            access,
-            table,
-        });
+        self.memories.insert(name, Mem::Param(self.params.len() as u32));
+        self.params.push(Param { name: name.to_string(), dtype, access, table });
         Ok(())
     }
 
@@ -159,13 +157,22 @@ impl<'t> Parser<'t> {
         self.sign("[")?;
         let len = self.number("a number of elements")?;
         self.sign("]")?;
-        self.memories
-            .insert(name, Mem::Shared(self.shared.len() as u32));
-        self.shared.push(Array {
-            name: name.to_string(),
-            dtype,
-            len,
-        });
+        self.memories.insert(name, Mem::Shared(self.shared.len() as u32));
+        self.shared.push(Array { name: name.to_string(), dtype, len });
+        Ok(())
+    }
+
+    fn accumulator(&mut self) -> Result<(), ParseError> {
+        let name = self.word("a name")?;
+        self.sign(":")?;
+        self.keyword("f32")?;
+        self.sign("[")?;
+        let m = self.number("a number of rows")?;
+        self.sign(",")?;
+        let n = self.number("a number of columns")?;
+        self.sign("]")?;
+        self.sums.insert(name, Acc(self.accumulators.len() as u32));
+        self.accumulators.push(Accumulator { name: name.to_string(), m, n });
         Ok(())
     }
 
@@ -205,11 +212,7 @@ impl<'t> Parser<'t> {
         let found = defined.len();
         let exactly = |expected: usize| match found == expected {
             true => Ok(()),
-            false => Err(ParseError::ResultCount {
-                line,
-                found,
-                expected,
-            }),
+            false => Err(ParseError::ResultCount { line, found, expected }),
         };
         let ty = defined.first().map_or(Type::I32, |d| d.1);
         let Token::Word(word) = self.token else {
@@ -217,6 +220,7 @@ impl<'t> Parser<'t> {
         };
         let expected = match word {
             "store" | "panel_dot" | "barrier" => 0,
+            "mma_zero" | "mma" | "mma_load" | "mma_store" => 0,
             "for" | "if" => found,
             _ => 1,
         };
@@ -225,6 +229,7 @@ impl<'t> Parser<'t> {
             "const" => Inst::Const(self.literal(ty.scalar)?),
             "task" => Inst::Task,
             "lane" => Inst::Lane,
+            "subgroup" => Inst::Subgroup,
             "fma" => {
                 let (a, b, c) = self.three()?;
                 Inst::Fma(a, b, c)
@@ -234,33 +239,37 @@ impl<'t> Parser<'t> {
                 Inst::Select(cond, a, b)
             }
             "splat" => Inst::Splat(self.value()?, ty.width),
+            "vector" => Inst::Vector(self.list(Self::value)?),
             "extract" => {
                 let a = self.value()?;
                 self.sign(",")?;
                 Inst::Extract(a, self.number("the number of an element")?)
             }
-            "reduce" => Inst::Reduce(
-                self.one_of("`sum` or `max`", ReduceOp::from_name)?,
-                self.value()?,
-            ),
-            "load" => Inst::Load {
-                at: self.place()?,
-                width: ty.width,
-            },
+            "reduce" => Inst::Reduce(self.reduction()?, self.value()?),
+            "load" => Inst::Load { at: self.place()?, width: ty.width },
             "store" => {
                 let at = self.place()?;
                 self.sign(",")?;
-                Inst::Store {
-                    at,
-                    value: self.value()?,
-                }
+                Inst::Store { at, value: self.value()? }
             }
             "panel_dot" => Inst::PanelDot(self.panel_dot()?),
-            "group" => Inst::Group(
-                self.one_of("`sum` or `max`", ReduceOp::from_name)?,
-                self.value()?,
-            ),
+            "cluster" => {
+                let op = self.reduction()?;
+                let value = self.value()?;
+                self.sign(",")?;
+                Inst::Cluster { op, value, size: self.number("a number of lanes")? }
+            }
             "group_scan" => Inst::GroupScan(self.value()?),
+            "mma_zero" => Inst::MmaZero(self.acc()?),
+            "mma" => Inst::Mma(self.mma()?),
+            "mma_load" => {
+                let (acc, at, row) = self.matrix()?;
+                Inst::MmaLoad { acc, at, row }
+            }
+            "mma_store" => {
+                let (acc, at, row) = self.matrix()?;
+                Inst::MmaStore { acc, at, row }
+            }
             "barrier" => Inst::Barrier,
             "for" => self.repeat(depth)?,
             "if" => {
@@ -270,11 +279,7 @@ impl<'t> Parser<'t> {
                     true => self.braces(depth)?,
                     false => Block::default(),
                 };
-                Inst::If {
-                    cond,
-                    then,
-                    otherwise,
-                }
+                Inst::If { cond, then, otherwise }
             }
             _ => {
                 if let Some(op) = UnaryOp::from_name(word) {
@@ -287,19 +292,12 @@ impl<'t> Parser<'t> {
                     Inst::Compare(op, a, b)
                 } else {
                     let found = quoted(word);
-                    return Err(ParseError::Unexpected {
-                        line,
-                        found,
-                        expected: "an instruction",
-                    });
+                    return Err(ParseError::Unexpected { line, found, expected: "an instruction" });
                 }
             }
         };
         exactly(expected)?;
-        Ok(Stmt {
-            results: defined.into_iter().map(|d| d.0).collect(),
-            inst,
-        })
+        Ok(Stmt { results: defined.into_iter().map(|d| d.0).collect(), inst })
     }
 
     fn repeat(&mut self, depth: usize) -> Result<Inst, ParseError> {
@@ -323,15 +321,7 @@ impl<'t> Parser<'t> {
             }
         }
         let body = self.braces(depth)?;
-        Ok(Inst::For {
-            start,
-            end,
-            step,
-            var,
-            init,
-            carried,
-            body,
-        })
+        Ok(Inst::For { start, end, step, var, init, carried, body })
     }
 
     fn panel_dot(&mut self) -> Result<PanelDot, ParseError> {
@@ -354,19 +344,42 @@ impl<'t> Parser<'t> {
         if accumulate {
             self.keyword("accumulate")?;
         }
-        Ok(PanelDot {
-            x,
-            x_row,
-            x_k,
-            w,
-            w_panel,
-            out,
-            out_row,
-            rows,
-            panels,
-            k,
-            accumulate,
-        })
+        Ok(PanelDot { x, x_row, x_k, w, w_panel, out, out_row, rows, panels, k, accumulate })
+    }
+
+    fn mma(&mut self) -> Result<Mma, ParseError> {
+        let acc = self.acc()?;
+        self.sign(",")?;
+        let a = self.operand("a", Self::place)?;
+        let a_row = self.stride("row")?;
+        self.sign(",")?;
+        let b = self.operand("b", Self::place)?;
+        let b_columns = self.takes_word("column")?;
+        let b_row = if b_columns { self.value()? } else { self.stride("row")? };
+        self.sign(",")?;
+        let k = self.operand("k", |p| p.number("a number of products"))?;
+        Ok(Mma { acc, a, a_row, b, b_row, b_columns, k })
+    }
+
+    /// What `mma_load` and `mma_store` name.
+    fn matrix(&mut self) -> Result<(Acc, Place, Value), ParseError> {
+        let acc = self.acc()?;
+        self.sign(",")?;
+        let at = self.place()?;
+        Ok((acc, at, self.stride("row")?))
+    }
+
+    fn acc(&mut self) -> Result<Acc, ParseError> {
+        let line = self.line;
+        let name = self.word("an accumulator")?;
+        match self.sums.get(name) {
+            Some(&acc) => Ok(acc),
+            None => Err(ParseError::UnknownAccumulator { line, name: shortened(name) }),
+        }
+    }
+
+    fn reduction(&mut self) -> Result<ReduceOp, ParseError> {
+        self.one_of("`sum`, `min` or `max`", ReduceOp::from_name)
     }
 
     /// `name = …`
@@ -389,17 +402,13 @@ impl<'t> Parser<'t> {
         let line = self.line;
         let name = self.word("a parameter or shared array")?;
         let Some(&mem) = self.memories.get(name) else {
-            return Err(ParseError::UnknownMemory {
-                line,
-                name: shortened(name),
-            });
+            return Err(ParseError::UnknownMemory { line, name: shortened(name) });
         };
         let first = self.index()?;
         match mem {
-            Mem::Param(p) if self.token == Token::Sign("[") => Ok(Place {
-                mem: Mem::Entry(p, first),
-                index: self.index()?,
-            }),
+            Mem::Param(p) if self.token == Token::Sign("[") => {
+                Ok(Place { mem: Mem::Entry(p, first), index: self.index()? })
+            }
             _ => Ok(Place { mem, index: first }),
         }
     }
@@ -541,11 +550,7 @@ impl<'t> Parser<'t> {
             Token::Value(v) => quoted(&Value(v).to_string()),
             Token::End => "the end of the text".to_string(),
         };
-        ParseError::Unexpected {
-            line: self.line,
-            found,
-            expected,
-        }
+        ParseError::Unexpected { line: self.line, found, expected }
     }
 
     /// Move to the next token.
@@ -590,11 +595,7 @@ impl<'t> Parser<'t> {
         };
         let Some(token) = token else {
             let (line, found) = (self.line, quoted(taken));
-            return Err(ParseError::Unexpected {
-                line,
-                found,
-                expected: "a part of a kernel",
-            });
+            return Err(ParseError::Unexpected { line, found, expected: "a part of a kernel" });
         };
         self.token = token;
         self.rest = &text[taken.len()..];

@@ -5,30 +5,27 @@ use std::fmt::{self, Display, Write};
 
 impl Display for Kernel {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "kernel {} lanes {}", self.name, self.lanes)?;
+        write!(f, "kernel {} lanes {}", self.name, self.lanes)?;
+        if self.subgroup != 1 {
+            write!(f, " subgroup {}", self.subgroup)?;
+        }
+        f.write_str("\n")?;
         for param in &self.params {
             writeln!(f, "{param}")?;
         }
         for array in &self.shared {
             writeln!(f, "{array}")?;
         }
-        Printer {
-            kernel: self,
-            out: f,
+        for accumulator in &self.accumulators {
+            writeln!(f, "{accumulator}")?;
         }
-        .block(&self.body, 1)
+        Printer { kernel: self, out: f }.block(&self.body, 1)
     }
 }
 
 impl Display for Param {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "param {}: {} {}",
-            self.name,
-            self.dtype,
-            self.access.name()
-        )?;
+        write!(f, "param {}: {} {}", self.name, self.dtype, self.access.name())?;
         f.write_str(if self.table { " table" } else { "" })
     }
 }
@@ -39,15 +36,16 @@ impl Display for Array {
     }
 }
 
+impl Display for Accumulator {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "accumulator {}: f32[{}, {}]", self.name, self.m, self.n)
+    }
+}
+
 /// A statement without the blocks in it, for messages.
 pub(crate) fn headline(kernel: &Kernel, stmt: &Stmt) -> String {
     let mut out = String::new();
-    Printer {
-        kernel,
-        out: &mut out,
-    }
-    .head(stmt)
-    .expect("a string takes any text");
+    Printer { kernel, out: &mut out }.head(stmt).expect("a string takes any text");
     out
 }
 
@@ -63,9 +61,7 @@ impl<W: Write> Printer<'_, W> {
             self.head(stmt)?;
             match &stmt.inst {
                 Inst::For { body, .. } => self.braces(body, depth)?,
-                Inst::If {
-                    then, otherwise, ..
-                } => {
+                Inst::If { then, otherwise, .. } => {
                     self.braces(then, depth)?;
                     if *otherwise != Block::default() {
                         self.out.write_str(" else")?;
@@ -101,12 +97,17 @@ impl<W: Write> Printer<'_, W> {
             Inst::Const(literal) => write!(self.out, "const {literal}"),
             Inst::Task => self.out.write_str("task"),
             Inst::Lane => self.out.write_str("lane"),
+            Inst::Subgroup => self.out.write_str("subgroup"),
             Inst::Unary(op, a) => write!(self.out, "{} {a}", op.name()),
             Inst::Binary(op, a, b) => write!(self.out, "{} {a}, {b}", op.name()),
             Inst::Fma(a, b, c) => write!(self.out, "fma {a}, {b}, {c}"),
             Inst::Compare(op, a, b) => write!(self.out, "{} {a}, {b}", op.name()),
             Inst::Select(cond, a, b) => write!(self.out, "select {cond}, {a}, {b}"),
             Inst::Splat(a, _) => write!(self.out, "splat {a}"),
+            Inst::Vector(elements) => {
+                self.out.write_str("vector ")?;
+                self.list(elements, |p, v| write!(p.out, "{v}"))
+            }
             Inst::Extract(a, element) => write!(self.out, "extract {a}, {element}"),
             Inst::Reduce(op, a) => write!(self.out, "reduce {} {a}", op.name()),
             Inst::Load { at, .. } => {
@@ -119,18 +120,19 @@ impl<W: Write> Printer<'_, W> {
                 write!(self.out, ", {value}")
             }
             Inst::PanelDot(dot) => self.panel_dot(dot),
-            Inst::Group(op, a) => write!(self.out, "group {} {a}", op.name()),
+            Inst::Cluster { op, value, size } => {
+                write!(self.out, "cluster {} {value}, {size}", op.name())
+            }
             Inst::GroupScan(a) => write!(self.out, "group_scan {a}"),
+            Inst::MmaZero(acc) => {
+                self.out.write_str("mma_zero ")?;
+                self.accumulator(*acc)
+            }
+            Inst::Mma(mma) => self.mma(mma),
+            Inst::MmaLoad { acc, at, row } => self.matrix("mma_load", *acc, at, *row),
+            Inst::MmaStore { acc, at, row } => self.matrix("mma_store", *acc, at, *row),
             Inst::Barrier => self.out.write_str("barrier"),
-            Inst::For {
-                start,
-                end,
-                step,
-                var,
-                init,
-                carried,
-                body: _,
-            } => {
+            Inst::For { start, end, step, var, init, carried, body: _ } => {
                 self.out.write_str("for ")?;
                 self.definition(*var)?;
                 write!(self.out, " in {start}..{end} step {step}")?;
@@ -156,13 +158,32 @@ impl<W: Write> Printer<'_, W> {
         write!(self.out, " panel {}, out = ", dot.w_panel)?;
         self.place(&dot.out)?;
         write!(self.out, " row {}", dot.out_row)?;
-        write!(
-            self.out,
-            ", rows = {}, panels = {}, k = {}",
-            dot.rows, dot.panels, dot.k
-        )?;
-        self.out
-            .write_str(if dot.accumulate { ", accumulate" } else { "" })
+        write!(self.out, ", rows = {}, panels = {}, k = {}", dot.rows, dot.panels, dot.k)?;
+        self.out.write_str(if dot.accumulate { ", accumulate" } else { "" })
+    }
+
+    fn mma(&mut self, mma: &Mma) -> fmt::Result {
+        self.out.write_str("mma ")?;
+        self.accumulator(mma.acc)?;
+        self.out.write_str(", a = ")?;
+        self.place(&mma.a)?;
+        write!(self.out, " row {}, b = ", mma.a_row)?;
+        self.place(&mma.b)?;
+        let row = if mma.b_columns { "column" } else { "row" };
+        write!(self.out, " {row} {}, k = {}", mma.b_row, mma.k)
+    }
+
+    fn matrix(&mut self, word: &str, acc: Acc, at: &Place, row: Value) -> fmt::Result {
+        write!(self.out, "{word} ")?;
+        self.accumulator(acc)?;
+        self.out.write_str(", ")?;
+        self.place(at)?;
+        write!(self.out, " row {row}")
+    }
+
+    fn accumulator(&mut self, acc: Acc) -> fmt::Result {
+        let found = self.kernel.accumulators.get(acc.0 as usize);
+        self.named(found.map(|a| &*a.name), acc.0)
     }
 
     fn place(&mut self, place: &Place) -> fmt::Result {

@@ -1,19 +1,21 @@
 //! What every kernel must be, so that evaluator and targets need not ask.
 //!
 //! Three things are checked, each only if those before it hold: the header and the types of values;
-//! every statement, in order, against what is visible where it stands (`types`); and that group
-//! operations stand where control is uniform (`uniform`).
+//! every statement, in order, against what is visible where it stands (`types`); and that what a group
+//! or a subgroup does together stands where its control is uniform (`uniform`).
 //!
 //! What [`crate::Inst`] leaves open is settled here:
 //!
-//! - A kernel has 1 to [`MAX_LANES`] lanes, at most [`MAX_SHARED_BYTES`] of shared arrays, and blocks in
-//!   at most [`MAX_DEPTH`] others. A target may have less.
+//! - A kernel has 1 to [`MAX_LANES`] lanes, at most [`MAX_SHARED_BYTES`] of shared arrays, at most
+//!   [`MAX_ACCUMULATED`] elements of accumulators, and blocks in at most [`MAX_DEPTH`] others. A target
+//!   may have less.
 //! - Values are numbered without gaps, each is defined once, and is visible after its definition in
 //!   the block that holds it and the blocks within.
 //! - A parameter that is written must not be read: what `write` says is that a launch needs nothing of
 //!   what the buffer held. Read back what was written through `readwrite`. Tables are only read.
 //! - A divisor is a constant or a vector of one, positive; a constant shift is by 0 to 31.
 //! - `panel_dot` is for kernels of one lane.
+//! - One `mma` is of at most [`MAX_MMA_K`] products a sum, and both its matrices are `bf16` or both `f16`.
 
 mod types;
 mod uniform;
@@ -26,6 +28,9 @@ use std::collections::HashSet;
 pub const MAX_DEPTH: usize = 64;
 pub const MAX_LANES: u32 = 1024;
 pub const MAX_SHARED_BYTES: u64 = 16 << 20;
+/// Elements of all accumulators of one subgroup.
+pub const MAX_ACCUMULATED: u64 = 1 << 14;
+pub const MAX_MMA_K: u32 = 1 << 12;
 
 /// Something wrong with a kernel, and the line of its text that has it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -46,20 +51,29 @@ pub enum Problem {
     #[error("{found} lanes, expected 1 to {MAX_LANES}")]
     Lanes { found: u32 },
 
+    #[error("a subgroup of {found} lanes, expected a power of two that divides {lanes}")]
+    Subgroup { found: u32, lanes: u32 },
+
+    #[error("a cluster of {found} lanes, expected a power of two that divides {lanes}")]
+    Cluster { found: u32, lanes: u32 },
+
     #[error("`{value}` is {found}, expected 1, 2, 4, 8 or 16 elements")]
     Width { value: Value, found: Type },
 
     #[error("a table is {}, expected read", .found.name())]
     TableAccess { found: Access },
 
-    #[error("a shared array of {found}, expected f32 or i32")]
-    SharedType { found: DType },
-
     #[error("a shared array of no elements")]
     SharedEmpty,
 
     #[error("{found} bytes of shared arrays, expected at most {MAX_SHARED_BYTES}")]
     SharedBytes { found: u64 },
+
+    #[error("an accumulator of {m} x {n}, expected multiples of {MMA_M} x {MMA_N}")]
+    AccumulatorShape { m: u32, n: u32 },
+
+    #[error("{found} elements of accumulators, expected at most {MAX_ACCUMULATED}")]
+    Accumulated { found: u64 },
 
     #[error("`{value}` is never defined")]
     NeverDefined { value: Value },
@@ -74,24 +88,22 @@ pub enum Problem {
     NotVisible { what: &'static str, value: Value },
 
     #[error("{what} is {found}, expected {expected}")]
-    Type {
-        what: &'static str,
-        found: Type,
-        expected: String,
-    },
+    Type { what: &'static str, found: Type, expected: String },
 
     #[error("{found} {what}, expected {expected}")]
-    Count {
-        what: &'static str,
-        found: usize,
-        expected: usize,
-    },
+    Count { what: &'static str, found: usize, expected: usize },
+
+    #[error("{found} elements, expected 2, 4, 8 or 16")]
+    Elements { found: usize },
 
     #[error("element {found} of a vector of {width}")]
     NoElement { found: u8, width: u8 },
 
     #[error("`{0:?}` does not exist")]
     NoMemory(Mem),
+
+    #[error("`{0:?}` does not exist")]
+    NoAccumulator(Acc),
 
     #[error("`{name}` is a table, expected an entry of it")]
     NoEntry { name: String },
@@ -103,11 +115,13 @@ pub enum Problem {
     Access { name: String, access: Access },
 
     #[error("{what} is in {found}, expected {expected}")]
-    Element {
-        what: &'static str,
-        found: DType,
-        expected: &'static str,
-    },
+    Element { what: &'static str, found: DType, expected: &'static str },
+
+    #[error("{what} is in a buffer, expected a shared array")]
+    NotShared { what: &'static str },
+
+    #[error("{found} products a sum, expected a multiple of {MMA_K} up to {MAX_MMA_K}")]
+    MmaK { found: u32 },
 
     #[error("the divisor is not known to be a positive constant")]
     Divisor,
@@ -126,6 +140,14 @@ pub enum Problem {
 
     #[error("control is not uniform here: it depends on what may differ between lanes")]
     NotUniform,
+
+    #[error(
+        "control is not uniform over the subgroup here: it depends on what may differ between its lanes"
+    )]
+    SubgroupNotUniform,
+
+    #[error("{what} is `{value}`, which may differ between lanes of a subgroup")]
+    Differs { what: &'static str, value: Value },
 }
 
 /// All that is wrong with a kernel, in the order of its text.
@@ -143,26 +165,15 @@ fn header(kernel: &Kernel) -> Vec<Finding> {
     let mut findings = vec![];
     let top = format!("kernel {}", kernel.name);
     let mut report = |at: &dyn ToString, problem| {
-        findings.push(Finding {
-            at: at.to_string(),
-            problem,
-        });
+        findings.push(Finding { at: at.to_string(), problem });
     };
     if !is_name(&kernel.name) {
-        report(
-            &top,
-            Problem::Name {
-                name: kernel.name.clone(),
-            },
-        );
+        report(&top, Problem::Name { name: kernel.name.clone() });
     }
     if !(1..=MAX_LANES).contains(&kernel.lanes) {
-        report(
-            &top,
-            Problem::Lanes {
-                found: kernel.lanes,
-            },
-        );
+        report(&top, Problem::Lanes { found: kernel.lanes });
+    } else if !divides(kernel.subgroup, kernel.lanes) {
+        report(&top, Problem::Subgroup { found: kernel.subgroup, lanes: kernel.lanes });
     }
     let mut names = HashSet::new();
     let mut name_problem = |name: &String| match (is_name(name), names.insert(name.clone())) {
@@ -175,22 +186,13 @@ fn header(kernel: &Kernel) -> Vec<Finding> {
             report(param, problem);
         }
         if param.table && param.access != Access::Read {
-            report(
-                param,
-                Problem::TableAccess {
-                    found: param.access,
-                },
-            );
+            report(param, Problem::TableAccess { found: param.access });
         }
     }
     let mut bytes = 0u64;
     for array in &kernel.shared {
         if let Some(problem) = name_problem(&array.name) {
             report(array, problem);
-        }
-        match array.dtype {
-            DType::F32 | DType::I32 => {}
-            found @ (DType::F16 | DType::Bf16) => report(array, Problem::SharedType { found }),
         }
         if array.len == 0 {
             report(array, Problem::SharedEmpty);
@@ -201,18 +203,31 @@ fn header(kernel: &Kernel) -> Vec<Finding> {
     if bytes > MAX_SHARED_BYTES {
         report(&top, Problem::SharedBytes { found: bytes });
     }
+    let mut accumulated = 0u64;
+    for accumulator in &kernel.accumulators {
+        if let Some(problem) = name_problem(&accumulator.name) {
+            report(accumulator, problem);
+        }
+        let &Accumulator { m, n, .. } = accumulator;
+        if m == 0 || n == 0 || m % MMA_M != 0 || n % MMA_N != 0 {
+            report(accumulator, Problem::AccumulatorShape { m, n });
+        }
+        accumulated = accumulated.saturating_add(u64::from(m) * u64::from(n));
+    }
+    if accumulated > MAX_ACCUMULATED {
+        report(&top, Problem::Accumulated { found: accumulated });
+    }
     for (number, &found) in kernel.types.iter().enumerate() {
         if !matches!(found.width, 1 | 2 | 4 | 8 | 16) {
-            report(
-                &top,
-                Problem::Width {
-                    value: Value(number as u32),
-                    found,
-                },
-            );
+            report(&top, Problem::Width { value: Value(number as u32), found });
         }
     }
     findings
+}
+
+/// Whether `size` is a power of two that divides `lanes`.
+fn divides(size: u32, lanes: u32) -> bool {
+    size.is_power_of_two() && lanes.is_multiple_of(size)
 }
 
 fn is_name(name: &str) -> bool {

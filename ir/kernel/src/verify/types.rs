@@ -1,6 +1,6 @@
 //! Every statement against the values, types and memories it names.
 
-use super::{Finding, MAX_DEPTH, Problem};
+use super::{Finding, MAX_DEPTH, MAX_MMA_K, Problem, divides};
 use crate::inst::*;
 use crate::text::headline;
 use q35_types::DType;
@@ -20,9 +20,7 @@ pub(super) fn check(kernel: &Kernel) -> Vec<Finding> {
     checker.block(&kernel.body, 0, &[]);
     let missing = checker.defined.iter().position(|defined| !defined);
     if let (true, Some(number)) = (checker.findings.is_empty(), missing) {
-        checker.report(Problem::NeverDefined {
-            value: Value(number as u32),
-        });
+        checker.report(Problem::NeverDefined { value: Value(number as u32) });
     }
     checker.findings
 }
@@ -65,10 +63,9 @@ impl<'k> Checker<'k> {
         match &stmt.inst {
             Inst::Store { at, value } => {
                 self.count("results", stmt.results.len(), 0);
-                if let (Some(dtype), Some(ty)) = (
-                    self.place(at, Access::Write),
-                    self.operand("the value", *value),
-                ) {
+                if let (Some(dtype), Some(ty)) =
+                    (self.place(at, Access::Write), self.operand("the value", *value))
+                {
                     self.same("the value", ty, ty.with(scalar_of(dtype)));
                 }
             }
@@ -76,25 +73,31 @@ impl<'k> Checker<'k> {
                 self.count("results", stmt.results.len(), 0);
                 self.panel_dot(dot);
             }
+            Inst::MmaZero(acc) => {
+                self.count("results", stmt.results.len(), 0);
+                self.accumulator(*acc);
+            }
+            Inst::Mma(mma) => {
+                self.count("results", stmt.results.len(), 0);
+                self.mma(mma);
+            }
+            Inst::MmaLoad { acc, at, row } => {
+                self.count("results", stmt.results.len(), 0);
+                self.matrix(*acc, at, *row, Access::Read);
+            }
+            Inst::MmaStore { acc, at, row } => {
+                self.count("results", stmt.results.len(), 0);
+                self.matrix(*acc, at, *row, Access::Write);
+            }
             Inst::Barrier => self.count("results", stmt.results.len(), 0),
-            Inst::For {
-                start,
-                end,
-                step,
-                var,
-                init,
-                carried,
-                body,
-            } => {
+            Inst::For { start, end, step, var, init, carried, body } => {
                 self.expect("the start", *start, Type::I32);
                 self.expect("the end", *end, Type::I32);
                 if *step == 0 {
                     self.report(Problem::Step);
                 }
-                let types: Vec<Option<Type>> = init
-                    .iter()
-                    .map(|&v| self.operand("an initial value", v))
-                    .collect();
+                let types: Vec<Option<Type>> =
+                    init.iter().map(|&v| self.operand("an initial value", v)).collect();
                 self.count("carried values", carried.len(), init.len());
                 let before = self.scope.len();
                 self.define("the loop variable", *var, Some(Type::I32));
@@ -111,24 +114,15 @@ impl<'k> Checker<'k> {
                 }
                 self.results(stmt, &types);
             }
-            Inst::If {
-                cond,
-                then,
-                otherwise,
-            } => {
+            Inst::If { cond, then, otherwise } => {
                 self.expect("the condition", *cond, Type::BOOL);
                 // What the branches yield is what the results say they are.
                 let kernel = self.kernel;
-                let known = stmt
-                    .results
-                    .iter()
-                    .filter_map(|v| kernel.types.get(v.0 as usize));
+                let known = stmt.results.iter().filter_map(|v| kernel.types.get(v.0 as usize));
                 let types: Vec<Type> = known.copied().collect();
                 self.block(then, depth + 1, &types);
                 self.block(otherwise, depth + 1, &types);
-                stmt.results
-                    .iter()
-                    .for_each(|&v| self.define("a result", v, None));
+                stmt.results.iter().for_each(|&v| self.define("a result", v, None));
             }
             Inst::Const(_)
             | Inst::Task
@@ -142,7 +136,9 @@ impl<'k> Checker<'k> {
             | Inst::Extract(..)
             | Inst::Reduce(..)
             | Inst::Load { .. }
-            | Inst::Group(..)
+            | Inst::Subgroup
+            | Inst::Vector(_)
+            | Inst::Cluster { .. }
             | Inst::GroupScan(..) => {
                 let ty = self.value(&stmt.inst);
                 self.results(stmt, &[ty]);
@@ -161,17 +157,19 @@ impl<'k> Checker<'k> {
     }
 
     /// The type of what an instruction with one result makes, if its operands allow.
-    fn value(&mut self, inst: &Inst) -> Option<Type> {
+    fn value(&mut self, inst: &'k Inst) -> Option<Type> {
         match *inst {
             Inst::Const(Literal::F32(_)) => Some(Type::F32),
-            Inst::Const(Literal::I32(_)) | Inst::Task | Inst::Lane => Some(Type::I32),
+            Inst::Const(Literal::I32(_)) | Inst::Task | Inst::Lane | Inst::Subgroup => {
+                Some(Type::I32)
+            }
             Inst::Const(Literal::Bool(_)) => Some(Type::BOOL),
             Inst::Unary(op, a) => {
                 let (from, to) = match op {
                     UnaryOp::Neg | UnaryOp::Abs | UnaryOp::Sqrt => (Scalar::F32, Scalar::F32),
                     UnaryOp::Not => (Scalar::Bool, Scalar::Bool),
                     UnaryOp::IntToFloat | UnaryOp::BitsToFloat => (Scalar::I32, Scalar::F32),
-                    UnaryOp::FloatToBits => (Scalar::F32, Scalar::I32),
+                    UnaryOp::FloatToInt | UnaryOp::FloatToBits => (Scalar::F32, Scalar::I32),
                 };
                 let a = self.one_of("the operand", a, &[from])?;
                 Some(a.with(to))
@@ -202,13 +200,11 @@ impl<'k> Checker<'k> {
                 self.same("the operand", ty, Type { width: 1, ..ty });
                 Some(Type { width, ..ty })
             }
+            Inst::Vector(ref elements) => self.vector(elements),
             Inst::Extract(a, found) => {
                 let ty = self.operand("the vector", a)?;
                 if found >= ty.width {
-                    self.report(Problem::NoElement {
-                        found,
-                        width: ty.width,
-                    });
+                    self.report(Problem::NoElement { found, width: ty.width });
                 }
                 Some(Type { width: 1, ..ty })
             }
@@ -218,16 +214,22 @@ impl<'k> Checker<'k> {
             }
             Inst::Load { ref at, width } => {
                 let dtype = self.place(at, Access::Read)?;
-                Some(Type {
-                    scalar: scalar_of(dtype),
-                    width,
-                })
+                Some(Type { scalar: scalar_of(dtype), width })
             }
-            Inst::Group(_, a) | Inst::GroupScan(a) => {
-                self.one_of("the operand", a, &[Scalar::F32, Scalar::I32])
+            Inst::Cluster { op: _, value, size } => {
+                let lanes = self.kernel.lanes;
+                if !divides(size, lanes) {
+                    self.report(Problem::Cluster { found: size, lanes });
+                }
+                self.one_of("the operand", value, &[Scalar::F32, Scalar::I32])
             }
+            Inst::GroupScan(a) => self.one_of("the operand", a, &[Scalar::F32, Scalar::I32]),
             Inst::Store { .. }
             | Inst::PanelDot(_)
+            | Inst::MmaZero(_)
+            | Inst::Mma(_)
+            | Inst::MmaLoad { .. }
+            | Inst::MmaStore { .. }
             | Inst::Barrier
             | Inst::For { .. }
             | Inst::If { .. } => unreachable!("not of one result"),
@@ -260,22 +262,65 @@ impl<'k> Checker<'k> {
         Some(ty)
     }
 
+    fn vector(&mut self, elements: &[Value]) -> Option<Type> {
+        let found = elements.len();
+        if !matches!(found, 2 | 4 | 8 | 16) {
+            self.report(Problem::Elements { found });
+            return None;
+        }
+        let first = self.operand("an element", elements[0])?;
+        let one = Type { width: 1, ..first };
+        self.same("an element", first, one);
+        elements[1..].iter().for_each(|&v| self.expect("an element", v, one));
+        Some(Type { width: found as u8, ..first })
+    }
+
+    fn mma(&mut self, mma: &Mma) {
+        self.accumulator(mma.acc);
+        let types = [("`a`", &mma.a), ("`b`", &mma.b)].map(|(what, place)| {
+            if !matches!(place.mem, Mem::Shared(_)) {
+                self.report(Problem::NotShared { what });
+            }
+            let found = self.place(place, Access::Read)?;
+            if !matches!(found, DType::F16 | DType::Bf16) {
+                self.report(Problem::Element { what, found, expected: "bf16 or f16" });
+            }
+            Some(found)
+        });
+        if let [Some(a), Some(found)] = types
+            && a != found
+        {
+            self.report(Problem::Element { what: "`b`", found, expected: "what `a` is in" });
+        }
+        self.expect("the stride of `a`", mma.a_row, Type::I32);
+        self.expect("the stride of `b`", mma.b_row, Type::I32);
+        if mma.k == 0 || mma.k > MAX_MMA_K || !mma.k.is_multiple_of(MMA_K) {
+            self.report(Problem::MmaK { found: mma.k });
+        }
+    }
+
+    fn matrix(&mut self, acc: Acc, at: &Place, row: Value, access: Access) {
+        self.accumulator(acc);
+        if let Some(found) = self.place(at, access).filter(|&found| found != DType::F32) {
+            self.report(Problem::Element { what: "the matrix", found, expected: "f32" });
+        }
+        self.expect("the stride", row, Type::I32);
+    }
+
+    fn accumulator(&mut self, acc: Acc) {
+        if acc.0 as usize >= self.kernel.accumulators.len() {
+            self.report(Problem::NoAccumulator(acc));
+        }
+    }
+
     fn panel_dot(&mut self, dot: &PanelDot) {
         if self.kernel.lanes != 1 {
-            self.report(Problem::PanelLanes {
-                lanes: self.kernel.lanes,
-            });
+            self.report(Problem::PanelLanes { lanes: self.kernel.lanes });
         }
-        let out = if dot.accumulate {
-            Access::ReadWrite
-        } else {
-            Access::Write
-        };
-        for (what, place, access) in [
-            ("`x`", &dot.x, Access::Read),
-            ("`w`", &dot.w, Access::Read),
-            ("`out`", &dot.out, out),
-        ] {
+        let out = if dot.accumulate { Access::ReadWrite } else { Access::Write };
+        for (what, place, access) in
+            [("`x`", &dot.x, Access::Read), ("`w`", &dot.w, Access::Read), ("`out`", &dot.out, out)]
+        {
             let Some(found) = self.place(place, access) else {
                 continue;
             };
@@ -284,11 +329,7 @@ impl<'k> Checker<'k> {
                 _ => (found == DType::F32, "f32"),
             };
             if !fits {
-                self.report(Problem::Element {
-                    what,
-                    found,
-                    expected,
-                });
+                self.report(Problem::Element { what, found, expected });
             }
         }
         for (what, v) in [
@@ -334,10 +375,7 @@ impl<'k> Checker<'k> {
             only => only == access,
         };
         if !allowed {
-            self.report(Problem::Access {
-                name,
-                access: param.access,
-            });
+            self.report(Problem::Access { name, access: param.access });
         }
         Some(param.dtype)
     }
@@ -345,10 +383,7 @@ impl<'k> Checker<'k> {
     /// Define the results, of these types where they are known.
     fn results(&mut self, stmt: &'k Stmt, types: &[Option<Type>]) {
         self.count("results", stmt.results.len(), types.len());
-        stmt.results
-            .iter()
-            .zip(types)
-            .for_each(|(&v, &ty)| self.define("the result", v, ty));
+        stmt.results.iter().zip(types).for_each(|(&v, &ty)| self.define("the result", v, ty));
     }
 
     fn define(&mut self, what: &'static str, value: Value, ty: Option<Type>) {
@@ -387,31 +422,19 @@ impl<'k> Checker<'k> {
             return Some(found);
         }
         let names: Vec<&str> = scalars.iter().map(|s| s.name()).collect();
-        self.report(Problem::Type {
-            what,
-            found,
-            expected: names.join(" or "),
-        });
+        self.report(Problem::Type { what, found, expected: names.join(" or ") });
         None
     }
 
     fn same(&mut self, what: &'static str, found: Type, expected: Type) {
         if found != expected {
-            self.report(Problem::Type {
-                what,
-                found,
-                expected: expected.to_string(),
-            });
+            self.report(Problem::Type { what, found, expected: expected.to_string() });
         }
     }
 
     fn count(&mut self, what: &'static str, found: usize, expected: usize) {
         if found != expected {
-            self.report(Problem::Count {
-                what,
-                found,
-                expected,
-            });
+            self.report(Problem::Count { what, found, expected });
         }
     }
 

@@ -13,7 +13,7 @@ pub struct Report<'a> {
     pub model: &'a ModelFacts,
     pub device: &'a DeviceInfo,
     pub memory: MemoryUse,
-    /// Bytes of the process at its largest, before the machine was measured.
+    /// Bytes of the process at its largest, without what measuring the machine took.
     pub peak_memory: Option<u64>,
     /// None for devices that nothing measures.
     pub peaks: Option<Peaks>,

@@ -3,7 +3,7 @@
 use crate::failure::Failure;
 use q35_artifact::{Artifact, Cost, Entry, Experts, Launch, Plan, TargetSection, Workload};
 use q35_runtime::sampling::Rng;
-use q35_runtime::{EngineError, Facts, Model, SeqId};
+use q35_runtime::{EngineError, Model, SeqId};
 use std::fmt;
 use std::time::Instant;
 
@@ -87,10 +87,6 @@ impl<'a> Worker<'a> {
     pub fn new(model: Model, artifact: &Artifact, target: &'a TargetSection) -> Self {
         let costs = Costs { plan: &target.plan, experts: artifact.model.experts };
         Self { model, costs, random: Rng::new(0) }
-    }
-
-    pub fn facts(&self) -> Facts {
-        self.model.facts()
     }
 
     /// Run a case: its prefill and its decode, if it has them.

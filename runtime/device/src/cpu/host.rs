@@ -7,8 +7,7 @@ pub(super) fn name() -> String {
         let line = text.lines().find(|l| l.starts_with("model name"))?;
         Some(line.split_once(':')?.1.trim().to_owned())
     };
-    told.and_then(|text| line(&text))
-        .unwrap_or_else(|| std::env::consts::ARCH.to_owned())
+    told.and_then(|text| line(&text)).unwrap_or_else(|| std::env::consts::ARCH.to_owned())
 }
 
 /// Threads that can run at once.
@@ -39,11 +38,7 @@ pub(super) fn features() -> Vec<String> {
     ];
     #[cfg(not(target_arch = "x86_64"))]
     let found: [(&str, bool); 0] = [];
-    found
-        .into_iter()
-        .filter(|f| f.1)
-        .map(|f| f.0.to_owned())
-        .collect()
+    found.into_iter().filter(|f| f.1).map(|f| f.0.to_owned()).collect()
 }
 
 fn memory(key: &str) -> Option<u64> {
@@ -52,9 +47,7 @@ fn memory(key: &str) -> Option<u64> {
 
 /// A line such as `MemTotal:  24689332 kB`, in bytes.
 fn kibibytes(text: &str, key: &str) -> Option<u64> {
-    let line = text
-        .lines()
-        .find_map(|l| l.strip_prefix(key)?.strip_prefix(':'))?;
+    let line = text.lines().find_map(|l| l.strip_prefix(key)?.strip_prefix(':'))?;
     let number: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
     number.checked_mul(1024)
 }

@@ -43,19 +43,14 @@ impl Recorded {
         kernels: &[Loaded],
         buffers: &Buffers,
     ) -> Result<Self, DeviceError> {
-        let mut recorded = Self {
-            launches: Vec::new(),
-            addresses: Vec::new(),
-            _tables: Vec::new(),
-        };
+        let mut recorded =
+            Self { launches: Vec::new(), addresses: Vec::new(), _tables: Vec::new() };
         for launch in launches {
-            let loaded = kernels
-                .get(launch.kernel.0 as usize)
-                .ok_or(DeviceError::Handle {
-                    what: "kernel",
-                    id: launch.kernel.0,
-                    count: kernels.len(),
-                })?;
+            let loaded = kernels.get(launch.kernel.0 as usize).ok_or(DeviceError::Handle {
+                what: "kernel",
+                id: launch.kernel.0,
+                count: kernels.len(),
+            })?;
             recorded.add(launch, loaded, buffers)?;
         }
         Ok(recorded)
@@ -69,18 +64,10 @@ impl Recorded {
     /// buffers meanwhile, and the kernels stay within the spans that they were given.
     /// `scratch` has memory for each thread, as much as the kernels ask for, that nobody else uses.
     pub unsafe fn run(&self, pool: &mut Pool, scratch: &[*mut u8], micro: &MicroTable) {
-        let shared = Shared {
-            recorded: self,
-            scratch,
-            micro,
-        };
+        let shared = Shared { recorded: self, scratch, micro };
         pool.run(|worker| {
             // Capture the whole, whose promise this is, and not its fields.
-            let Shared {
-                recorded,
-                scratch,
-                micro,
-            } = { &shared };
+            let Shared { recorded, scratch, micro } = { &shared };
             for launch in &recorded.launches {
                 // SAFETY: the address was checked when it was recorded, to be aligned and inside
                 // a buffer that still exists; earlier launches have ended, and this one does not
@@ -112,11 +99,7 @@ impl Recorded {
         let (found, expected) = (launch.args.len(), kernel.params.len());
         if found != expected {
             let kernel = kernel.name.clone();
-            return Err(DeviceError::Arguments {
-                kernel,
-                found,
-                expected,
-            });
+            return Err(DeviceError::Arguments { kernel, found, expected });
         }
         let first = self.addresses.len();
         for (arg, param) in launch.args.iter().zip(&kernel.params) {
@@ -126,28 +109,15 @@ impl Recorded {
         let times = match launch.tasks.repeat {
             Repeat::Once => None,
             Repeat::Word { buffer, offset } => {
-                let word = buffers.address(Span {
-                    buffer,
-                    offset,
-                    bytes: 4,
-                })?;
+                let word = buffers.address(Span { buffer, offset, bytes: 4 })?;
                 if !word.addr().is_multiple_of(4) {
                     let kernel = kernel.name.clone();
-                    return Err(DeviceError::Misaligned {
-                        kernel,
-                        param: "tasks".into(),
-                        size: 4,
-                    });
+                    return Err(DeviceError::Misaligned { kernel, param: "tasks".into(), size: 4 });
                 }
                 Some(word.cast())
             }
         };
-        self.launches.push(Launch {
-            run: loaded.run,
-            each: launch.tasks.each,
-            times,
-            first,
-        });
+        self.launches.push(Launch { run: loaded.run, each: launch.tasks.each, times, first });
         Ok(())
     }
 
@@ -160,12 +130,7 @@ impl Recorded {
     ) -> Result<*const u8, DeviceError> {
         let refuse = |found, expected| {
             let (kernel, param) = (kernel.name.clone(), param.name.clone());
-            Err(DeviceError::Argument {
-                kernel,
-                param,
-                found,
-                expected,
-            })
+            Err(DeviceError::Argument { kernel, param, found, expected })
         };
         let address = |span: Span| {
             let address = match param.write {
@@ -175,11 +140,7 @@ impl Recorded {
             let size = param.dtype.size();
             if !address.addr().is_multiple_of(size) {
                 let (kernel, param) = (kernel.name.clone(), param.name.clone());
-                return Err(DeviceError::Misaligned {
-                    kernel,
-                    param,
-                    size,
-                });
+                return Err(DeviceError::Misaligned { kernel, param, size });
             }
             Ok(address)
         };
@@ -188,10 +149,8 @@ impl Recorded {
             BoundArg::Table(_) if !param.table => refuse("a list of buffers", "one buffer"),
             BoundArg::Span(span) => address(*span),
             BoundArg::Table(spans) => {
-                let table: Box<[_]> = spans
-                    .iter()
-                    .map(|&s| address(s))
-                    .collect::<Result<_, _>>()?;
+                let table: Box<[_]> =
+                    spans.iter().map(|&s| address(s)).collect::<Result<_, _>>()?;
                 let begin = table.as_ptr().cast();
                 self._tables.push(table);
                 Ok(begin)

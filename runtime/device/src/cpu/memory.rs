@@ -23,7 +23,10 @@ pub(super) struct Buffers {
 enum Memory {
     /// Raw, because kernels hold addresses from when they were recorded: slices are made for the
     /// length of a call.
-    Own { map: MmapRaw, bytes: u64 },
+    Own {
+        map: MmapRaw,
+        bytes: u64,
+    },
     File {
         file: Arc<Mapped>,
         range: Range<usize>,
@@ -33,10 +36,7 @@ enum Memory {
 impl Buffers {
     /// Zeros, taken from the system only where they are touched.
     pub fn alloc(&mut self, bytes: u64) -> Result<BufferId, DeviceError> {
-        let too_large = || DeviceError::TooLarge {
-            bytes,
-            max: isize::MAX as u64,
-        };
+        let too_large = || DeviceError::TooLarge { bytes, max: isize::MAX as u64 };
         let len = usize::try_from(bytes.max(1)).map_err(|_| too_large())?;
         let map = MmapOptions::new().len(len).no_reserve_swap().map_anon();
         let map = map.map_err(|source| DeviceError::System {
@@ -48,10 +48,7 @@ impl Buffers {
             // A hint: kernels without large pages refuse it, and nothing is lost.
             drop(map.advise(memmap2::Advice::HugePage));
         }
-        Ok(self.push(Memory::Own {
-            map: map.into(),
-            bytes,
-        }))
+        Ok(self.push(Memory::Own { map: map.into(), bytes }))
     }
 
     /// Part of a mapped file, if it begins at a multiple of `alignment`.
@@ -72,10 +69,7 @@ impl Buffers {
         if !(part.as_ptr() as u64).is_multiple_of(alignment) {
             return Ok(None);
         }
-        Ok(Some(self.push(Memory::File {
-            file: Arc::clone(file),
-            range,
-        })))
+        Ok(Some(self.push(Memory::File { file: Arc::clone(file), range })))
     }
 
     pub fn bytes(&self, span: Span) -> Result<&[u8], DeviceError> {
@@ -131,25 +125,18 @@ impl Buffers {
 
     /// The span as a range of its buffer, if the buffer has it.
     fn check(&self, span: Span) -> Result<Range<usize>, DeviceError> {
-        let memory = self
-            .list
-            .get(span.buffer.0 as usize)
-            .ok_or(DeviceError::Handle {
-                what: "buffer",
-                id: span.buffer.0,
-                count: self.list.len(),
-            })?;
+        let memory = self.list.get(span.buffer.0 as usize).ok_or(DeviceError::Handle {
+            what: "buffer",
+            id: span.buffer.0,
+            count: self.list.len(),
+        })?;
         let bytes = match memory {
             Memory::Own { bytes, .. } => *bytes,
             Memory::File { range, .. } => range.len() as u64,
         };
         let end = span.offset.saturating_add(span.bytes);
         if end > bytes {
-            return Err(DeviceError::OutOfRange {
-                begin: span.offset,
-                end,
-                bytes,
-            });
+            return Err(DeviceError::OutOfRange { begin: span.offset, end, bytes });
         }
         Ok(span.offset as usize..end as usize)
     }
@@ -165,10 +152,7 @@ mod tests {
         let a = Span::whole(buffers.alloc(100).unwrap(), 100);
         let b = Span::whole(buffers.alloc(8 << 20).unwrap(), 8 << 20);
         assert!(buffers.bytes(b).unwrap().iter().all(|&x| x == 0));
-        buffers
-            .bytes_mut(a.part(96, 4))
-            .unwrap()
-            .copy_from_slice(&[1, 2, 3, 4]);
+        buffers.bytes_mut(a.part(96, 4)).unwrap().copy_from_slice(&[1, 2, 3, 4]);
         assert_eq!(buffers.bytes(a.part(94, 4)).unwrap(), [0, 0, 1, 2]);
         assert_eq!(buffers.bytes(b.part(0, 1)).unwrap(), [0]);
     }
@@ -178,22 +162,12 @@ mod tests {
         let mut buffers = Buffers::default();
         let id = buffers.alloc(100).unwrap();
         for (offset, bytes) in [(0, 101), (100, 1), (u64::MAX, 2), (1, u64::MAX)] {
-            let span = Span {
-                buffer: id,
-                offset,
-                bytes,
-            };
-            assert!(
-                matches!(buffers.bytes(span), Err(DeviceError::OutOfRange { .. })),
-                "{span:?}"
-            );
+            let span = Span { buffer: id, offset, bytes };
+            assert!(matches!(buffers.bytes(span), Err(DeviceError::OutOfRange { .. })), "{span:?}");
             assert!(buffers.bytes_mut(span).is_err() && buffers.address_mut(span).is_err());
         }
         let stranger = Span::whole(BufferId(7), 0);
-        assert!(matches!(
-            buffers.bytes(stranger),
-            Err(DeviceError::Handle { .. })
-        ));
+        assert!(matches!(buffers.bytes(stranger), Err(DeviceError::Handle { .. })));
     }
 
     #[test]
@@ -206,18 +180,9 @@ mod tests {
         let span = Span::whole(id, 4);
         assert_eq!(buffers.bytes(span).unwrap(), [5, 6, 7, 8]);
         assert_eq!(buffers.address(span).unwrap(), file.bytes()[4..].as_ptr());
-        assert!(matches!(
-            buffers.bytes_mut(span),
-            Err(DeviceError::ReadOnly)
-        ));
-        assert!(matches!(
-            buffers.address_mut(span),
-            Err(DeviceError::ReadOnly)
-        ));
-        assert!(
-            buffers.adopt(&file, 2..6, 4).unwrap().is_none(),
-            "not aligned"
-        );
+        assert!(matches!(buffers.bytes_mut(span), Err(DeviceError::ReadOnly)));
+        assert!(matches!(buffers.address_mut(span), Err(DeviceError::ReadOnly)));
+        assert!(buffers.adopt(&file, 2..6, 4).unwrap().is_none(), "not aligned");
         assert!(buffers.adopt(&file, 4..9, 4).is_err(), "not in the file");
         std::fs::remove_file(&path).unwrap();
     }

@@ -6,20 +6,11 @@ use q35_artifact::{Kernel, Param};
 use q35_types::DType;
 
 fn param(name: &str, write: bool, table: bool) -> Param {
-    Param {
-        name: name.into(),
-        dtype: DType::I32,
-        write,
-        table,
-    }
+    Param { name: name.into(), dtype: DType::I32, write, table }
 }
 
 fn kernel(params: Vec<Param>) -> Kernel {
-    Kernel {
-        name: "k".into(),
-        shared_bytes: 4096,
-        params,
-    }
+    Kernel { name: "k".into(), shared_bytes: 4096, params }
 }
 
 /// A CPU with one kernel loaded, and 64 bytes of memory.
@@ -27,32 +18,19 @@ fn with_kernel(params: Vec<Param>, code: &[u8]) -> (Cpu, KernelId, Span) {
     let mut cpu = Cpu::open(Some(2)).unwrap();
     let kernel = kernel(params);
     let variant = cpu.variants()[0];
-    let loaded = cpu
-        .load(
-            variant,
-            &[KernelCode {
-                kernel: &kernel,
-                code,
-            }],
-        )
-        .unwrap();
+    let loaded = cpu.load(variant, &[KernelCode { kernel: &kernel, code }]).unwrap();
     let buffer = cpu.alloc(64, Usage::Resident).unwrap();
     (cpu, loaded[0], Span::whole(buffer, 64))
 }
 
 fn launch(kernel: KernelId, repeat: Repeat, args: Vec<BoundArg>) -> BoundLaunch {
-    BoundLaunch {
-        kernel,
-        tasks: BoundTasks { each: 3, repeat },
-        args,
-    }
+    BoundLaunch { kernel, tasks: BoundTasks { each: 3, repeat }, args }
 }
 
 fn words(cpu: &mut Cpu, span: Span) -> Vec<i32> {
     let mut words = Vec::new();
     let word = |b: &[u8]| i32::from_le_bytes(b.try_into().unwrap());
-    cpu.read(span, &mut |bytes| words.extend(bytes.chunks(4).map(word)))
-        .unwrap();
+    cpu.read(span, &mut |bytes| words.extend(bytes.chunks(4).map(word))).unwrap();
     words
 }
 
@@ -80,10 +58,7 @@ mod running {
     #[test]
     fn tasks_are_each_times_the_word_when_the_launch_begins() {
         let (mut cpu, kernel, span) = with_kernel(vec![param("out", true, false)], &COUNT);
-        let word = |at: u64| Repeat::Word {
-            buffer: span.buffer,
-            offset: at,
-        };
+        let word = |at: u64| Repeat::Word { buffer: span.buffer, offset: at };
         let into = |at: u64| vec![BoundArg::Span(span.part(at, 8))];
         // The first counts 3 into word 2; the second 3 times that into word 4; the last none.
         let launches = vec![
@@ -114,9 +89,7 @@ mod running {
         .unwrap();
         let table = BoundArg::Table(vec![span.part(0, 4), span.part(8, 4)]);
         let args = vec![BoundArg::Span(span.part(32, 4)), table];
-        let entry = cpu
-            .record(vec![launch(kernel, Repeat::Once, args)])
-            .unwrap();
+        let entry = cpu.record(vec![launch(kernel, Repeat::Once, args)]).unwrap();
         cpu.run(entry).unwrap();
         assert_eq!(words(&mut cpu, span)[8], 3);
     }
@@ -129,14 +102,9 @@ fn what_does_not_fit_the_kernel_is_refused_before_it_runs() {
     let one = |span| BoundArg::Span(span);
     let list = |span| BoundArg::Table(vec![span]);
     let mut refusal = |args: Vec<BoundArg>| {
-        cpu.record(vec![launch(kernel, Repeat::Once, args)])
-            .unwrap_err()
-            .to_string()
+        cpu.record(vec![launch(kernel, Repeat::Once, args)]).unwrap_err().to_string()
     };
-    assert_eq!(
-        refusal(vec![one(span)]),
-        "`k` was given 1 arguments, expected 2"
-    );
+    assert_eq!(refusal(vec![one(span)]), "`k` was given 1 arguments, expected 2");
     assert_eq!(
         refusal(vec![one(span), one(span)]),
         "parameter `experts` of `k` was given one buffer, expected a list of buffers"
@@ -154,14 +122,8 @@ fn what_does_not_fit_the_kernel_is_refused_before_it_runs() {
         "bytes 64..68 of a buffer of 64 bytes were asked for"
     );
     let stranger = launch(KernelId(9), Repeat::Once, vec![]);
-    assert!(matches!(
-        cpu.record(vec![stranger]),
-        Err(DeviceError::Handle { .. })
-    ));
-    assert!(matches!(
-        cpu.run(EntryId(0)),
-        Err(DeviceError::Handle { .. })
-    ));
+    assert!(matches!(cpu.record(vec![stranger]), Err(DeviceError::Handle { .. })));
+    assert!(matches!(cpu.run(EntryId(0)), Err(DeviceError::Handle { .. })));
 }
 
 #[test]
@@ -172,26 +134,12 @@ fn a_kernel_may_read_a_mapped_file_but_not_write_it() {
     let (mut cpu, writes, _) = with_kernel(vec![param("w", true, false)], &[0xc3]);
     let reads = kernel(vec![param("w", false, false)]);
     let variant = cpu.variants()[0];
-    let reads = cpu
-        .load(
-            variant,
-            &[KernelCode {
-                kernel: &reads,
-                code: &[0xc3],
-            }],
-        )
-        .unwrap()[0];
+    let reads = cpu.load(variant, &[KernelCode { kernel: &reads, code: &[0xc3] }]).unwrap()[0];
     let span = Span::whole(cpu.adopt(&file, 0..64, 4).unwrap().unwrap(), 64);
     let args = || vec![BoundArg::Span(span)];
     let refused = cpu.record(vec![launch(writes, Repeat::Once, args())]);
     assert!(matches!(refused, Err(DeviceError::ReadOnly)));
-    assert!(
-        cpu.record(vec![launch(reads, Repeat::Once, args())])
-            .is_ok()
-    );
-    assert!(matches!(
-        cpu.fill(span, &mut |_| ()),
-        Err(DeviceError::ReadOnly)
-    ));
+    assert!(cpu.record(vec![launch(reads, Repeat::Once, args())]).is_ok());
+    assert!(matches!(cpu.fill(span, &mut |_| ()), Err(DeviceError::ReadOnly)));
     std::fs::remove_file(&path).unwrap();
 }

@@ -130,19 +130,12 @@ fn in_play(logits: &[f32]) -> impl Iterator<Item = Candidate> {
         .iter()
         .zip(0..)
         .filter(|&(&logit, _)| logit > f32::NEG_INFINITY)
-        .map(|(&logit, id)| Candidate {
-            logit: logit.min(f32::MAX),
-            id,
-            weight: 1.0,
-        })
+        .map(|(&logit, id)| Candidate { logit: logit.min(f32::MAX), id, weight: 1.0 })
 }
 
 /// The likelier first, of equals the lower id.
 fn by_rank(a: &Candidate, b: &Candidate) -> Ordering {
-    let logits = b
-        .logit
-        .partial_cmp(&a.logit)
-        .expect("candidates are numbers");
+    let logits = b.logit.partial_cmp(&a.logit).expect("candidates are numbers");
     logits.then(a.id.cmp(&b.id))
 }
 

@@ -66,9 +66,7 @@ impl Sampler {
     /// [`SamplingParams::validate`]'s.
     pub fn new(params: SamplingParams, valid_ids: u32) -> Result<Self, SamplingError> {
         params.validate()?;
-        let seed = params
-            .seed
-            .unwrap_or_else(|| RandomState::new().build_hasher().finish());
+        let seed = params.seed.unwrap_or_else(|| RandomState::new().build_hasher().finish());
         Ok(Self {
             valid_ids: valid_ids as usize,
             seed,
@@ -122,13 +120,7 @@ impl Sampler {
         if self.params.takes_likeliest() {
             return likeliest(logits);
         }
-        let SamplingParams {
-            temperature,
-            top_k,
-            top_p,
-            min_p,
-            ..
-        } = self.params;
+        let SamplingParams { temperature, top_k, top_p, min_p, .. } = self.params;
         // Dividing by the temperature changes no rank, so it may wait until few are left.
         self.candidates.select(logits, top_k as usize);
         self.candidates.weigh(temperature);

@@ -54,10 +54,7 @@ pub struct SamplingError {
 impl SamplingParams {
     /// Always the likeliest token.
     pub fn greedy() -> Self {
-        Self {
-            greedy: true,
-            ..Self::default()
-        }
+        Self { greedy: true, ..Self::default() }
     }
 
     /// Check every control.
@@ -75,25 +72,10 @@ impl SamplingParams {
                 |x| x >= 0.0 && x.is_finite(),
                 "0 or a positive number",
             ),
-            (
-                "top_p",
-                self.top_p,
-                |x| x > 0.0 && x <= 1.0,
-                "above 0 and at most 1",
-            ),
+            ("top_p", self.top_p, |x| x > 0.0 && x <= 1.0, "above 0 and at most 1"),
             ("min_p", self.min_p, |x| (0.0..=1.0).contains(&x), "0 to 1"),
-            (
-                "presence_penalty",
-                self.presence_penalty,
-                |x| (-2.0..=2.0).contains(&x),
-                "-2 to 2",
-            ),
-            (
-                "frequency_penalty",
-                self.frequency_penalty,
-                |x| (-2.0..=2.0).contains(&x),
-                "-2 to 2",
-            ),
+            ("presence_penalty", self.presence_penalty, |x| (-2.0..=2.0).contains(&x), "-2 to 2"),
+            ("frequency_penalty", self.frequency_penalty, |x| (-2.0..=2.0).contains(&x), "-2 to 2"),
             (
                 "repetition_penalty",
                 self.repetition_penalty,
@@ -102,11 +84,7 @@ impl SamplingParams {
             ),
         ];
         match rules.into_iter().find(|(_, found, fits, _)| !fits(*found)) {
-            Some((name, found, _, expected)) => Err(SamplingError {
-                name,
-                found,
-                expected,
-            }),
+            Some((name, found, _, expected)) => Err(SamplingError { name, found, expected }),
             None => Ok(()),
         }
     }
@@ -130,11 +108,7 @@ mod tests {
             presence_penalty: 1.5,
             ..SamplingParams::default()
         };
-        for params in [
-            SamplingParams::default(),
-            SamplingParams::greedy(),
-            published,
-        ] {
+        for params in [SamplingParams::default(), SamplingParams::greedy(), published] {
             assert_eq!(params.validate(), Ok(()));
         }
     }
@@ -143,28 +117,12 @@ mod tests {
     fn each_control_is_refused_out_of_its_range_by_name() {
         type Set = fn(&mut SamplingParams, f32);
         let cases: [(&str, Set, &[f32]); 6] = [
-            (
-                "temperature",
-                |p, x| p.temperature = x,
-                &[-0.1, f32::INFINITY],
-            ),
+            ("temperature", |p, x| p.temperature = x, &[-0.1, f32::INFINITY]),
             ("top_p", |p, x| p.top_p = x, &[0.0, 1.1, -1.0]),
             ("min_p", |p, x| p.min_p = x, &[-0.1, 1.1]),
-            (
-                "presence_penalty",
-                |p, x| p.presence_penalty = x,
-                &[-2.1, 2.1],
-            ),
-            (
-                "frequency_penalty",
-                |p, x| p.frequency_penalty = x,
-                &[-2.1, f32::NEG_INFINITY],
-            ),
-            (
-                "repetition_penalty",
-                |p, x| p.repetition_penalty = x,
-                &[0.0, -1.0, f32::INFINITY],
-            ),
+            ("presence_penalty", |p, x| p.presence_penalty = x, &[-2.1, 2.1]),
+            ("frequency_penalty", |p, x| p.frequency_penalty = x, &[-2.1, f32::NEG_INFINITY]),
+            ("repetition_penalty", |p, x| p.repetition_penalty = x, &[0.0, -1.0, f32::INFINITY]),
         ];
         for (name, set, bad) in cases {
             for &value in bad.iter().chain(&[f32::NAN]) {
@@ -177,10 +135,7 @@ mod tests {
 
     #[test]
     fn the_message_says_what_was_found_and_expected() {
-        let params = SamplingParams {
-            top_p: 1.5,
-            ..SamplingParams::default()
-        };
+        let params = SamplingParams { top_p: 1.5, ..SamplingParams::default() };
         assert_eq!(
             params.validate().unwrap_err().to_string(),
             "`top_p` is 1.5, expected above 0 and at most 1"

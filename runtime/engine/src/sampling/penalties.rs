@@ -81,31 +81,19 @@ mod tests {
 
     #[test]
     fn repetition_scales_down_tokens_of_prompt_and_answer_once() {
-        let params = SamplingParams {
-            repetition_penalty: 2.0,
-            ..SamplingParams::default()
-        };
-        assert_eq!(
-            penalised(params, &[0, 0, 1], &[3, 3, 1]),
-            [2.0, -8.0, 4.0, -8.0]
-        );
+        let params = SamplingParams { repetition_penalty: 2.0, ..SamplingParams::default() };
+        assert_eq!(penalised(params, &[0, 0, 1], &[3, 3, 1]), [2.0, -8.0, 4.0, -8.0]);
     }
 
     #[test]
     fn presence_counts_generated_tokens_once() {
-        let params = SamplingParams {
-            presence_penalty: 1.5,
-            ..SamplingParams::default()
-        };
+        let params = SamplingParams { presence_penalty: 1.5, ..SamplingParams::default() };
         assert_eq!(penalised(params, &[0], &[2, 2, 3]), [4.0, -4.0, 2.5, -5.5]);
     }
 
     #[test]
     fn frequency_counts_generated_tokens_each_time() {
-        let params = SamplingParams {
-            frequency_penalty: 0.5,
-            ..SamplingParams::default()
-        };
+        let params = SamplingParams { frequency_penalty: 0.5, ..SamplingParams::default() };
         assert_eq!(penalised(params, &[0], &[2, 2, 3]), [4.0, -4.0, 3.0, -4.5]);
     }
 
@@ -122,10 +110,7 @@ mod tests {
 
     #[test]
     fn ids_beyond_the_logits_are_ignored() {
-        let params = SamplingParams {
-            presence_penalty: 1.0,
-            ..SamplingParams::default()
-        };
+        let params = SamplingParams { presence_penalty: 1.0, ..SamplingParams::default() };
         assert_eq!(penalised(params, &[9], &[u32::MAX]), [4.0, -4.0, 4.0, -4.0]);
     }
 

@@ -12,9 +12,7 @@ pub struct Rng {
 impl Rng {
     /// The stream of `seed`.
     pub fn new(mut seed: u64) -> Self {
-        Self {
-            state: std::array::from_fn(|_| splitmix64(&mut seed)),
-        }
+        Self { state: std::array::from_fn(|_| splitmix64(&mut seed)) }
     }
 
     /// 64 random bits.
@@ -51,9 +49,7 @@ mod tests {
 
     #[test]
     fn the_stream_is_that_of_the_published_generator() {
-        let mut rng = Rng {
-            state: [1, 2, 3, 4],
-        };
+        let mut rng = Rng { state: [1, 2, 3, 4] };
         let first: Vec<u64> = (0..5).map(|_| rng.next_u64()).collect();
         let published = [
             41_943_041,
@@ -69,10 +65,7 @@ mod tests {
     fn seeding_is_that_of_the_published_generator() {
         let mut seed = 1_234_567;
         let first = [splitmix64(&mut seed), splitmix64(&mut seed)];
-        assert_eq!(
-            first,
-            [6_457_827_717_110_365_317, 3_203_168_211_198_807_973]
-        );
+        assert_eq!(first, [6_457_827_717_110_365_317, 3_203_168_211_198_807_973]);
     }
 
     #[test]
@@ -82,10 +75,7 @@ mod tests {
         for _ in 0..16_000 {
             bins[(rng.next_f64() * 16.0) as usize] += 1;
         }
-        let chi2: f64 = bins
-            .iter()
-            .map(|&n| (f64::from(n) - 1000.0).powi(2) / 1000.0)
-            .sum();
+        let chi2: f64 = bins.iter().map(|&n| (f64::from(n) - 1000.0).powi(2) / 1000.0).sum();
         // 15 degrees of freedom: 99.9 % lie below 37.7.
         assert!(chi2 < 37.7, "{chi2}");
     }

@@ -3,14 +3,7 @@
 use super::*;
 
 fn sampler(params: SamplingParams) -> Sampler {
-    Sampler::new(
-        SamplingParams {
-            seed: params.seed.or(Some(42)),
-            ..params
-        },
-        u32::MAX,
-    )
-    .unwrap()
+    Sampler::new(SamplingParams { seed: params.seed.or(Some(42)), ..params }, u32::MAX).unwrap()
 }
 
 /// How often each id is drawn. Penalties would make draws depend on each other; off here.
@@ -28,11 +21,7 @@ fn follows(params: SamplingParams, logits: &[f32], weights: &[f64]) {
     const DRAWS: usize = 20_000;
     let total: f64 = weights.iter().sum();
     let mut chi2 = 0.0;
-    for (id, (count, weight)) in counts(params, logits, DRAWS)
-        .iter()
-        .zip(weights)
-        .enumerate()
-    {
+    for (id, (count, weight)) in counts(params, logits, DRAWS).iter().zip(weights).enumerate() {
         if *weight == 0.0 {
             assert_eq!(*count, 0.0, "id {id} must not be drawn");
         } else {
@@ -48,22 +37,11 @@ fn follows(params: SamplingParams, logits: &[f32], weights: &[f64]) {
 const PROBABILITIES: [f64; 8] = [0.10, 0.40, 0.005, 0.25, 0.03, 0.15, 0.015, 0.05];
 
 fn logits() -> Vec<f32> {
-    PROBABILITIES
-        .iter()
-        .map(|p| (p.ln() + 3.0) as f32)
-        .collect()
+    PROBABILITIES.iter().map(|p| (p.ln() + 3.0) as f32).collect()
 }
 
 fn only(ids: &[usize]) -> Vec<f64> {
-    (0..8)
-        .map(|id| {
-            if ids.contains(&id) {
-                PROBABILITIES[id]
-            } else {
-                0.0
-            }
-        })
-        .collect()
+    (0..8).map(|id| if ids.contains(&id) { PROBABILITIES[id] } else { 0.0 }).collect()
 }
 
 #[test]
@@ -75,74 +53,38 @@ fn without_controls_draws_follow_the_softmax() {
 fn temperature_sharpens_and_flattens() {
     for temperature in [0.5, 2.0] {
         let weights = PROBABILITIES.map(|p| p.powf(1.0 / f64::from(temperature)));
-        follows(
-            SamplingParams {
-                temperature,
-                ..Default::default()
-            },
-            &logits(),
-            &weights,
-        );
+        follows(SamplingParams { temperature, ..Default::default() }, &logits(), &weights);
     }
 }
 
 #[test]
 fn top_k_keeps_the_likeliest() {
-    follows(
-        SamplingParams {
-            top_k: 3,
-            ..Default::default()
-        },
-        &logits(),
-        &only(&[1, 3, 5]),
-    );
+    follows(SamplingParams { top_k: 3, ..Default::default() }, &logits(), &only(&[1, 3, 5]));
 }
 
 #[test]
 fn top_p_keeps_the_token_that_reaches_the_mass() {
     // .40 + .25 + .15 = .80 and the next one makes .90.
-    follows(
-        SamplingParams {
-            top_p: 0.85,
-            ..Default::default()
-        },
-        &logits(),
-        &only(&[0, 1, 3, 5]),
-    );
+    follows(SamplingParams { top_p: 0.85, ..Default::default() }, &logits(), &only(&[0, 1, 3, 5]));
 }
 
 #[test]
 fn top_p_measures_what_top_k_left() {
     // Of .40, .25, .15 the first two are 81 %; of everything they are 65 %.
-    let params = SamplingParams {
-        top_k: 3,
-        top_p: 0.75,
-        ..Default::default()
-    };
+    let params = SamplingParams { top_k: 3, top_p: 0.75, ..Default::default() };
     follows(params, &logits(), &only(&[1, 3]));
 }
 
 #[test]
 fn min_p_keeps_a_share_of_the_likeliest() {
     // A third of .40.
-    follows(
-        SamplingParams {
-            min_p: 0.3333,
-            ..Default::default()
-        },
-        &logits(),
-        &only(&[1, 3, 5]),
-    );
+    follows(SamplingParams { min_p: 0.3333, ..Default::default() }, &logits(), &only(&[1, 3, 5]));
 }
 
 #[test]
 fn filters_come_after_temperature() {
     // At temperature 2 the first two weigh .632 and .5 of 2.43 in all: short of .55 together.
-    let params = SamplingParams {
-        temperature: 2.0,
-        top_p: 0.55,
-        ..Default::default()
-    };
+    let params = SamplingParams { temperature: 2.0, top_p: 0.55, ..Default::default() };
     let weights: Vec<f64> = only(&[1, 3, 5]).iter().map(|p| p.sqrt()).collect();
     follows(params, &logits(), &weights);
 }
@@ -150,13 +92,8 @@ fn filters_come_after_temperature() {
 #[test]
 fn the_same_seed_gives_the_same_tokens_and_another_one_others() {
     let draw = |seed| -> Vec<u32> {
-        let mut sampler = sampler(SamplingParams {
-            seed: Some(seed),
-            ..Default::default()
-        });
-        (0..64)
-            .map(|_| sampler.sample(&logits()).unwrap())
-            .collect()
+        let mut sampler = sampler(SamplingParams { seed: Some(seed), ..Default::default() });
+        (0..64).map(|_| sampler.sample(&logits()).unwrap()).collect()
     };
     assert_eq!(draw(1), draw(1));
     assert_ne!(draw(1), draw(2));
@@ -164,14 +101,9 @@ fn the_same_seed_gives_the_same_tokens_and_another_one_others() {
 
 #[test]
 fn the_tokens_of_a_seed_stay_what_they_are() {
-    let mut sampler = sampler(SamplingParams {
-        seed: Some(2024),
-        top_p: 0.95,
-        ..Default::default()
-    });
-    let drawn: Vec<u32> = (0..16)
-        .map(|_| sampler.sample(&logits()).unwrap())
-        .collect();
+    let mut sampler =
+        sampler(SamplingParams { seed: Some(2024), top_p: 0.95, ..Default::default() });
+    let drawn: Vec<u32> = (0..16).map(|_| sampler.sample(&logits()).unwrap()).collect();
     assert_eq!(drawn, RECORDED);
 }
 
@@ -183,10 +115,7 @@ fn fresh_seeds_differ_and_can_be_repeated() {
     let fresh = || Sampler::new(SamplingParams::default(), 8).unwrap();
     let (mut first, second) = (fresh(), fresh());
     assert_ne!(first.seed(), second.seed());
-    let mut again = sampler(SamplingParams {
-        seed: Some(first.seed()),
-        ..Default::default()
-    });
+    let mut again = sampler(SamplingParams { seed: Some(first.seed()), ..Default::default() });
     for _ in 0..32 {
         assert_eq!(first.sample(&logits()), again.sample(&logits()));
     }
@@ -195,10 +124,7 @@ fn fresh_seeds_differ_and_can_be_repeated() {
 #[test]
 fn greedy_takes_the_lowest_of_equals() {
     let logits = [1.0, f32::NAN, 3.0, 3.0, f32::NEG_INFINITY];
-    let cold = SamplingParams {
-        temperature: 0.0,
-        ..Default::default()
-    };
+    let cold = SamplingParams { temperature: 0.0, ..Default::default() };
     for params in [SamplingParams::greedy(), cold] {
         assert_eq!(sampler(params).sample(&logits), Ok(2));
     }
@@ -206,23 +132,15 @@ fn greedy_takes_the_lowest_of_equals() {
 
 #[test]
 fn greedy_takes_the_likeliest_after_penalties() {
-    let params = SamplingParams {
-        presence_penalty: 1.0,
-        ..SamplingParams::greedy()
-    };
+    let params = SamplingParams { presence_penalty: 1.0, ..SamplingParams::greedy() };
     let mut sampler = sampler(params);
-    let drawn: Vec<u32> = (0..4)
-        .map(|_| sampler.sample(&[2.0, 1.5, 0.0]).unwrap())
-        .collect();
+    let drawn: Vec<u32> = (0..4).map(|_| sampler.sample(&[2.0, 1.5, 0.0]).unwrap()).collect();
     assert_eq!(drawn, [0, 1, 0, 0]);
 }
 
 #[test]
 fn tokens_chosen_by_others_count_as_generated() {
-    let params = SamplingParams {
-        presence_penalty: 1.0,
-        ..SamplingParams::greedy()
-    };
+    let params = SamplingParams { presence_penalty: 1.0, ..SamplingParams::greedy() };
     let mut sampler = sampler(params);
     sampler.see_generated(0);
     assert_eq!(sampler.sample(&[2.0, 1.5, 0.0]), Ok(1));
@@ -230,10 +148,7 @@ fn tokens_chosen_by_others_count_as_generated() {
 
 #[test]
 fn repetition_penalty_looks_at_the_prompt() {
-    let params = SamplingParams {
-        repetition_penalty: 2.0,
-        ..SamplingParams::greedy()
-    };
+    let params = SamplingParams { repetition_penalty: 2.0, ..SamplingParams::greedy() };
     let mut sampler = sampler(params);
     sampler.see_prompt(&[0]);
     assert_eq!(sampler.sample(&[2.0, 1.5, 0.0]), Ok(1));
@@ -250,10 +165,8 @@ fn padding_is_never_chosen() {
 
 #[test]
 fn the_padding_does_not_move_the_draws() {
-    let (mut padded, mut plain) = (
-        sampler(SamplingParams::default()),
-        sampler(SamplingParams::default()),
-    );
+    let (mut padded, mut plain) =
+        (sampler(SamplingParams::default()), sampler(SamplingParams::default()));
     padded.valid_ids = 8;
     let longer = [logits(), vec![5.0; 3]].concat();
     for _ in 0..100 {
@@ -263,23 +176,10 @@ fn the_padding_does_not_move_the_draws() {
 
 #[test]
 fn what_is_no_number_is_never_chosen_and_infinity_always() {
-    let filters = SamplingParams {
-        top_k: 2,
-        top_p: 0.9,
-        min_p: 0.1,
-        ..Default::default()
-    };
-    let penalties = SamplingParams {
-        repetition_penalty: 1.3,
-        frequency_penalty: 0.1,
-        ..Default::default()
-    };
-    for params in [
-        SamplingParams::default(),
-        filters,
-        penalties,
-        SamplingParams::greedy(),
-    ] {
+    let filters = SamplingParams { top_k: 2, top_p: 0.9, min_p: 0.1, ..Default::default() };
+    let penalties =
+        SamplingParams { repetition_penalty: 1.3, frequency_penalty: 0.1, ..Default::default() };
+    for params in [SamplingParams::default(), filters, penalties, SamplingParams::greedy()] {
         let mut sampler = sampler(params);
         sampler.see_prompt(&[0, 1]);
         for _ in 0..50 {
@@ -293,10 +193,7 @@ fn what_is_no_number_is_never_chosen_and_infinity_always() {
 fn no_number_at_all_is_an_error() {
     for params in [SamplingParams::default(), SamplingParams::greedy()] {
         let mut sampler = sampler(params);
-        assert_eq!(
-            sampler.sample(&[f32::NAN, f32::NEG_INFINITY]),
-            Err(NoToken { ids: 2 })
-        );
+        assert_eq!(sampler.sample(&[f32::NAN, f32::NEG_INFINITY]), Err(NoToken { ids: 2 }));
         assert_eq!(sampler.sample(&[]), Err(NoToken { ids: 0 }));
     }
 }
@@ -315,9 +212,6 @@ fn extreme_controls_still_give_a_token_in_play() {
 
 #[test]
 fn invalid_params_make_no_sampler() {
-    let params = SamplingParams {
-        temperature: f32::NAN,
-        ..Default::default()
-    };
+    let params = SamplingParams { temperature: f32::NAN, ..Default::default() };
     assert_eq!(Sampler::new(params, 8).unwrap_err().name, "temperature");
 }

@@ -5,10 +5,10 @@
 //! logits follow from it. So a wrong slot, page, tile, position or row shows in the logits or
 //! stops the test, and what must come out is known without running anything.
 
+use crate::Model;
 use crate::load::{LoadOptions, finish};
 use crate::sampling::Rng;
 use crate::weights::Weights;
-use crate::Model;
 use q35_artifact::*;
 use q35_device::*;
 use q35_types::step::PAGE;

@@ -6,6 +6,7 @@
 //! through `python.rs`. Recorded renderings of Jinja2 itself hold the two together.
 
 use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 
 use minijinja::syntax::SyntaxConfig;
@@ -40,11 +41,7 @@ pub enum ChatError {
 
     /// The template is not valid Jinja.
     #[error("line {line} of the chat template in `{}` cannot be parsed: {reason}", path.display())]
-    Syntax {
-        path: PathBuf,
-        line: usize,
-        reason: String,
-    },
+    Syntax { path: PathBuf, line: usize, reason: String },
 
     /// The template itself says what is wrong with the conversation.
     #[error("the chat template refuses the conversation: {reason}")]
@@ -52,21 +49,13 @@ pub enum ChatError {
 
     /// The template fails on this conversation.
     #[error("line {line} of the chat template in `{}` fails: {reason}", path.display())]
-    Render {
-        path: PathBuf,
-        line: usize,
-        reason: String,
-    },
+    Render { path: PathBuf, line: usize, reason: String },
 
     /// The arguments of a tool call are not named values.
     #[error(
         "the arguments of tool call {call} in message {message} are {found}, expected a JSON object"
     )]
-    Arguments {
-        message: usize,
-        call: usize,
-        found: String,
-    },
+    Arguments { message: usize, call: usize, found: String },
 }
 
 /// What to render. Messages and tools have the form of the OpenAI interface.
@@ -109,8 +98,7 @@ impl ChatRequest {
     /// With one more message of plain text.
     #[must_use]
     pub fn message(mut self, role: &str, content: &str) -> Self {
-        self.messages
-            .push(serde_json::json!({"role": role, "content": content}));
+        self.messages.push(serde_json::json!({"role": role, "content": content}));
         self
     }
 }
@@ -166,28 +154,26 @@ impl ChatTemplate {
             // An option that is not given must be undefined, not none.
             enable_thinking => request.enable_thinking.map_or(Value::UNDEFINED, Value::from),
         };
-        let template = self
-            .environment
-            .get_template(TEMPLATE)
-            .expect("`parse` has added it");
-        template
-            .render(context)
-            .map_err(|error| match raised(&error) {
-                Some(reason) => ChatError::Refused { reason },
-                None => ChatError::Render {
-                    path: self.path.clone(),
-                    line: error.line().unwrap_or(0),
-                    reason: reason_of(&error),
-                },
-            })
+        let template = self.environment.get_template(TEMPLATE).expect("`parse` has added it");
+        // minijinja 3.0 panics where a template reverses an empty list (`[][::-1]`).
+        let rendered = catch_unwind(AssertUnwindSafe(|| template.render(context)));
+        let Ok(rendered) = rendered else {
+            let reason = "the template engine failed".into();
+            return Err(ChatError::Render { path: self.path.clone(), line: 0, reason });
+        };
+        rendered.map_err(|error| match raised(&error) {
+            Some(reason) => ChatError::Refused { reason },
+            None => ChatError::Render {
+                path: self.path.clone(),
+                line: error.line().unwrap_or(0),
+                reason: reason_of(&error),
+            },
+        })
     }
 
     fn parse(path: &Path, source: String) -> Result<Self, ChatError> {
         let mut environment = Environment::new();
-        let syntax = SyntaxConfig::builder()
-            .trim_blocks(true)
-            .lstrip_blocks(true)
-            .build();
+        let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build();
         environment.set_syntax(syntax.expect("the usual delimiters are valid"));
         environment.set_auto_escape_callback(|_| minijinja::AutoEscape::None);
         environment.set_formatter(|out, _, value| Ok(out.write_str(&python::str_of(value)?)?));
@@ -201,17 +187,12 @@ impl ChatTemplate {
             let raised = Raised(python::str_of(reason)?);
             Err::<Value, _>(Error::new(ErrorKind::InvalidOperation, "raised").with_source(raised))
         });
-        environment
-            .add_template_owned(TEMPLATE, source)
-            .map_err(|e| ChatError::Syntax {
-                path: path.into(),
-                line: e.line().unwrap_or(0),
-                reason: reason_of(&e),
-            })?;
-        Ok(Self {
-            environment,
+        environment.add_template_owned(TEMPLATE, source).map_err(|e| ChatError::Syntax {
             path: path.into(),
-        })
+            line: e.line().unwrap_or(0),
+            reason: reason_of(&e),
+        })?;
+        Ok(Self { environment, path: path.into() })
     }
 
     fn name_special_tokens(&mut self, config: &TokenizerConfig) {
@@ -308,11 +289,7 @@ fn parsed_arguments(messages: &[Json]) -> Result<Vec<Json>, ChatError> {
                 })?);
             } else if !arguments.is_object() {
                 let found = arguments.to_string();
-                return Err(ChatError::Arguments {
-                    message: at,
-                    call,
-                    found,
-                });
+                return Err(ChatError::Arguments { message: at, call, found });
             }
         }
     }

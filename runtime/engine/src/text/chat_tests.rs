@@ -8,9 +8,7 @@ use serde_json::json;
 use super::*;
 
 fn golden(path: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("../../golden")
-        .join(path)
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../golden").join(path)
 }
 
 fn golden_json(path: &str) -> Vec<Json> {
@@ -19,12 +17,7 @@ fn golden_json(path: &str) -> Vec<Json> {
 
 /// The request that a recorded case describes.
 fn request_of(case: &Json) -> ChatRequest {
-    let list = |key: &str| {
-        case.get(key)
-            .and_then(Json::as_array)
-            .cloned()
-            .unwrap_or_default()
-    };
+    let list = |key: &str| case.get(key).and_then(Json::as_array).cloned().unwrap_or_default();
     let flag = |key: &str| case.get(key).and_then(Json::as_bool);
     ChatRequest {
         messages: list("messages"),
@@ -38,11 +31,7 @@ fn request_of(case: &Json) -> ChatRequest {
 /// The template of a folder with these files; the folder's name is cut out of messages.
 fn load(files: &[(&str, &str)]) -> Result<ChatTemplate, String> {
     static NEXT: AtomicU32 = AtomicU32::new(0);
-    let name = format!(
-        "q35-chat-{}-{}",
-        std::process::id(),
-        NEXT.fetch_add(1, Ordering::Relaxed)
-    );
+    let name = format!("q35-chat-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
     let dir = std::env::temp_dir().join(name);
     fs::create_dir_all(&dir).unwrap();
     for (name, text) in files {
@@ -51,11 +40,7 @@ fn load(files: &[(&str, &str)]) -> Result<ChatTemplate, String> {
     let result = ChatTemplate::load(&dir);
     fs::remove_dir_all(&dir).unwrap();
     let folder = dir.display().to_string();
-    result.map_err(|e| {
-        e.to_string()
-            .replace(&format!("{folder}/"), "")
-            .replace(&folder, "DIR")
-    })
+    result.map_err(|e| e.to_string().replace(&format!("{folder}/"), "").replace(&folder, "DIR"))
 }
 
 fn template(source: &str) -> ChatTemplate {
@@ -63,9 +48,7 @@ fn template(source: &str) -> ChatTemplate {
 }
 
 fn rendered(source: &str) -> String {
-    template(source)
-        .render(&ChatRequest::default().message("user", "Hi"))
-        .unwrap()
+    template(source).render(&ChatRequest::default().message("user", "Hi")).unwrap()
 }
 
 #[test]
@@ -102,15 +85,10 @@ fn arguments_may_be_the_text_of_an_object() {
     let template = ChatTemplate::load(&golden("checkpoints/tiny-moe")).unwrap();
     let with = |arguments: Json, wrapped: bool| {
         let function = json!({"name": "f", "arguments": arguments});
-        let call = if wrapped {
-            json!({"type": "function", "function": function})
-        } else {
-            function
-        };
+        let call =
+            if wrapped { json!({"type": "function", "function": function}) } else { function };
         let mut request = ChatRequest::default().message("user", "x");
-        request
-            .messages
-            .push(json!({"role": "assistant", "content": "", "tool_calls": [call]}));
+        request.messages.push(json!({"role": "assistant", "content": "", "tool_calls": [call]}));
         template.render(&request).map_err(|e| e.to_string())
     };
     let object = json!({"b": 1.0, "a": [true, null], "c": "é"});
@@ -122,10 +100,7 @@ fn arguments_may_be_the_text_of_an_object() {
         assert_eq!(with(json!(object.to_string()), wrapped).unwrap(), expected);
     }
     let error = with(json!([1]), true).unwrap_err();
-    assert_eq!(
-        error,
-        "the arguments of tool call 0 in message 1 are [1], expected a JSON object"
-    );
+    assert_eq!(error, "the arguments of tool call 0 in message 1 are [1], expected a JSON object");
     let error = with(json!("{\"a\": "), false).unwrap_err();
     assert!(
         error.starts_with(
@@ -192,19 +167,12 @@ fn the_language_is_what_templates_need() {
 fn the_template_may_come_from_the_tokenizer_config() {
     let one = r#"{"chat_template": "one {{ eos_token }}", "eos_token": {"content": "<e>"}}"#;
     let named = r#"{"chat_template": [{"name": "tool_use", "template": "no"}, {"name": "default", "template": "named {{ bos_token }}"}], "bos_token": "<b>"}"#;
-    let prompt = |files: &[(&str, &str)]| {
-        load(files)
-            .unwrap()
-            .render(&ChatRequest::default())
-            .unwrap()
-    };
+    let prompt =
+        |files: &[(&str, &str)]| load(files).unwrap().render(&ChatRequest::default()).unwrap();
     assert_eq!(prompt(&[("tokenizer_config.json", one)]), "one <e>");
     assert_eq!(prompt(&[("tokenizer_config.json", named)]), "named <b>");
     assert_eq!(
-        prompt(&[
-            ("tokenizer_config.json", one),
-            ("chat_template.jinja", "own {{ eos_token }}\n")
-        ]),
+        prompt(&[("tokenizer_config.json", one), ("chat_template.jinja", "own {{ eos_token }}\n")]),
         "own <e>"
     );
 }
@@ -218,10 +186,7 @@ fn a_checkpoint_without_a_usable_template_is_an_error() {
         missing
     );
     let error = load(&[("tokenizer_config.json", r#"{"chat_template": 5}"#)]).unwrap_err();
-    assert!(
-        error.starts_with("`tokenizer_config.json` is not a tokenizer config: "),
-        "{error}"
-    );
+    assert!(error.starts_with("`tokenizer_config.json` is not a tokenizer config: "), "{error}");
     let error = load(&[("chat_template.jinja", "a\n{% if %}")]).unwrap_err();
     assert!(
         error
@@ -232,12 +197,7 @@ fn a_checkpoint_without_a_usable_template_is_an_error() {
 
 #[test]
 fn a_template_that_fails_says_where_and_why() {
-    let fail = |source| {
-        template(source)
-            .render(&ChatRequest::default())
-            .unwrap_err()
-            .to_string()
-    };
+    let fail = |source| template(source).render(&ChatRequest::default()).unwrap_err().to_string();
     let error = fail("a\n{{ missing.thing }}");
     assert!(
         error.starts_with("line 2 of the chat template in `t.jinja` fails: undefined value"),
@@ -257,9 +217,7 @@ fn a_template_that_fails_says_where_and_why() {
 #[test]
 fn templates_cut_anywhere_never_panic() {
     let whole = fs::read_to_string(golden("templates/chat_template.jinja")).unwrap();
-    let request = ChatRequest::default()
-        .message("user", "x")
-        .message("assistant", "y");
+    let request = ChatRequest::default().message("user", "x").message("assistant", "y");
     let mut parsed = 0;
     for end in (0..whole.len()).step_by(61) {
         if let Ok(template) = ChatTemplate::parse(Path::new("t"), whole[..end].into()) {

@@ -41,16 +41,8 @@ pub(super) fn strip<'t>(text: &'t str, chars: Option<&str>, ends: Ends) -> &'t s
         // Python counts the four information separators as white space.
         None => c.is_whitespace() || ('\u{1C}'..='\u{1F}').contains(&c),
     };
-    let text = if ends == Ends::Right {
-        text
-    } else {
-        text.trim_start_matches(goes)
-    };
-    if ends == Ends::Left {
-        text
-    } else {
-        text.trim_end_matches(goes)
-    }
+    let text = if ends == Ends::Right { text } else { text.trim_start_matches(goes) };
+    if ends == Ends::Left { text } else { text.trim_end_matches(goes) }
 }
 
 fn write_repr(out: &mut String, value: &Value) -> Result<(), Error> {
@@ -141,9 +133,7 @@ fn write_float(out: &mut String, float: f64) {
         return;
     }
     let scientific = format!("{float:e}");
-    let (digits, exponent) = scientific
-        .split_once('e')
-        .expect("`{:e}` writes an exponent");
+    let (digits, exponent) = scientific.split_once('e').expect("`{:e}` writes an exponent");
     let exponent: i32 = exponent.parse().expect("`{:e}` writes an exponent");
     if (-4..16).contains(&exponent) {
         let fixed = float.to_string();
@@ -161,11 +151,7 @@ fn write_float(out: &mut String, float: f64) {
 /// as unprintable follows its Unicode tables; here they are the control and format characters
 /// of Latin-1.
 fn write_quoted(out: &mut String, text: &str) {
-    let quote = if text.contains('\'') && !text.contains('"') {
-        '"'
-    } else {
-        '\''
-    };
+    let quote = if text.contains('\'') && !text.contains('"') { '"' } else { '\'' };
     out.push(quote);
     for c in text.chars() {
         match c {
@@ -227,10 +213,7 @@ mod tests {
     #[test]
     fn containers_are_written_as_python_writes_them() {
         let value = Value::from_pairs([
-            (
-                "b",
-                Value::from(vec![Value::from("it's"), Value::from("a \"b\" 'c'\n\x07")]),
-            ),
+            ("b", Value::from(vec![Value::from("it's"), Value::from("a \"b\" 'c'\n\x07")])),
             ("a", Value::from(vec![Value::from(false), Value::from(1.0)])),
         ]);
         let expected = r#"{'b': ["it's", 'a "b" \'c\'\n\x07'], 'a': [False, 1.0]}"#;
@@ -241,10 +224,7 @@ mod tests {
     fn json_keeps_order_and_letters_and_escapes_only_what_it_must() {
         let value = Value::from_pairs([
             ("z", Value::from("é <b>'\"\\\u{8}\u{1f}\u{7f}\n")),
-            (
-                "a",
-                Value::from(vec![Value::from(()), Value::from(true), Value::from(1e16)]),
-            ),
+            ("a", Value::from(vec![Value::from(()), Value::from(true), Value::from(1e16)])),
         ]);
         let expected = "{\"z\": \"é <b>'\\\"\\\\\\b\\u001f\u{7f}\\n\", \"a\": [null, true, 1e+16]}";
         assert_eq!(json_of(&value).unwrap(), expected);
@@ -257,10 +237,7 @@ mod tests {
 
     #[test]
     fn strip_takes_what_python_calls_white_space() {
-        assert_eq!(
-            strip("\u{1c}\u{a0}\t a \u{85}\u{1f}", None, Ends::Both),
-            "a"
-        );
+        assert_eq!(strip("\u{1c}\u{a0}\t a \u{85}\u{1f}", None, Ends::Both), "a");
         assert_eq!(strip("\u{200b}a", None, Ends::Both), "\u{200b}a");
         assert_eq!(strip("xyax", Some("yx"), Ends::Left), "ax");
         assert_eq!(strip("xyax", Some("x"), Ends::Right), "xya");

@@ -125,10 +125,7 @@ struct Pattern {
 
 impl Pattern {
     fn new(string: &str) -> Self {
-        let mut pattern = Self {
-            bytes: string.as_bytes().to_vec(),
-            borders: vec![0, 0],
-        };
+        let mut pattern = Self { bytes: string.as_bytes().to_vec(), borders: vec![0, 0] };
         for n in 1..pattern.bytes.len() {
             let border = pattern.step(pattern.borders[n], pattern.bytes[n]);
             pattern.borders.push(border);
@@ -175,10 +172,7 @@ mod tests {
     #[test]
     fn what_only_looked_like_a_stop_string_comes_as_soon_as_that_is_known() {
         let (out, stopped) = run(&["END"], &["the E", "N", "Es", "EN"]);
-        assert_eq!(
-            (out, stopped),
-            (shown(&["the ", "", "ENEs", "", "EN"]), false)
-        );
+        assert_eq!((out, stopped), (shown(&["the ", "", "ENEs", "", "EN"]), false));
     }
 
     #[test]
@@ -197,10 +191,7 @@ mod tests {
     fn characters_are_never_cut() {
         // `é` and `è` share their first byte.
         let (out, stopped) = run(&["é!"], &["caf", "é", "?è", "é", "!"]);
-        assert_eq!(
-            (out, stopped),
-            (shown(&["caf", "", "é?è", "", "", ""]), true)
-        );
+        assert_eq!((out, stopped), (shown(&["caf", "", "é?è", "", "", ""]), true));
     }
 
     #[test]
@@ -212,10 +203,7 @@ mod tests {
     fn an_empty_stop_string_is_an_error() {
         let error = StopStrings::new(&["x", ""]).unwrap_err();
         assert_eq!(error, StopError::Empty { index: 1 });
-        assert_eq!(
-            error.to_string(),
-            "stop string 1 is empty, expected at least one character"
-        );
+        assert_eq!(error.to_string(), "stop string 1 is empty, expected at least one character");
     }
 
     #[test]
@@ -247,21 +235,15 @@ mod tests {
             assert_eq!(matcher.stopped(), expected.len() < text.len());
             found += usize::from(matcher.stopped());
         }
-        assert!(
-            (1_000..4_500).contains(&found),
-            "both outcomes occur: {found}"
-        );
+        assert!((1_000..4_500).contains(&found), "both outcomes occur: {found}");
     }
 
     /// The definition: the first end of a stop string, then its earliest beginning.
     fn cut<'t>(text: &'t str, stops: &[String]) -> &'t str {
         let ends = text.char_indices().map(|(at, c)| at + c.len_utf8());
         for end in ends {
-            let longest = stops
-                .iter()
-                .filter(|s| text[..end].ends_with(s.as_str()))
-                .map(String::len)
-                .max();
+            let longest =
+                stops.iter().filter(|s| text[..end].ends_with(s.as_str())).map(String::len).max();
             if let Some(longest) = longest {
                 return &text[..end - longest];
             }

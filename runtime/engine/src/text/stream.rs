@@ -25,18 +25,13 @@ pub struct Detokenizer {
 
 impl Detokenizer {
     pub(super) fn new(vocabulary: Arc<Vocabulary>) -> Self {
-        Self {
-            vocabulary,
-            pending: Vec::new(),
-            text: String::new(),
-        }
+        Self { vocabulary, pending: Vec::new(), text: String::new() }
     }
 
     /// Take one more id; returns the text that this completes, perhaps none.
     pub fn push(&mut self, id: u32) -> &str {
         self.text.clear();
-        self.pending
-            .extend_from_slice(self.vocabulary.text_bytes(id));
+        self.pending.extend_from_slice(self.vocabulary.text_bytes(id));
         let held = self.take_complete();
         self.pending.drain(..self.pending.len() - held);
         &self.text
@@ -64,8 +59,7 @@ impl Detokenizer {
                 Err(error) => error,
             };
             let (valid, after) = rest.split_at(error.valid_up_to());
-            self.text
-                .push_str(std::str::from_utf8(valid).expect("checked just above"));
+            self.text.push_str(std::str::from_utf8(valid).expect("checked just above"));
             match error.error_len() {
                 Some(bad) => {
                     self.text.push(char::REPLACEMENT_CHARACTER);
@@ -88,9 +82,7 @@ mod tests {
 
     /// One token a byte, with the id of its byte, then a special token 256 and a text one 257.
     fn bytes() -> Arc<Vocabulary> {
-        let letters: Vec<String> = (0..=255)
-            .map(|b| alphabet::char_of(b).to_string())
-            .collect();
+        let letters: Vec<String> = (0..=255).map(|b| alphabet::char_of(b).to_string()).collect();
         let added = ["<|im_end|>", "</think>"];
         let mut tokens = Tokens::default();
         for (token, id) in letters.iter().map(String::as_str).chain(added).zip(0..) {
@@ -115,10 +107,7 @@ mod tests {
 
     #[test]
     fn special_tokens_are_left_out_even_within_a_character_and_other_added_ones_are_text() {
-        assert_eq!(
-            pieces(&[0xC3, 256, 0xA9, 257, 999]),
-            ["", "", "é", "</think>", "", ""]
-        );
+        assert_eq!(pieces(&[0xC3, 256, 0xA9, 257, 999]), ["", "", "é", "</think>", "", ""]);
     }
 
     #[test]
@@ -128,10 +117,7 @@ mod tests {
 
     #[test]
     fn a_broken_character_is_replaced_as_soon_as_that_is_certain() {
-        assert_eq!(
-            pieces(&[0xE2, 0x82, 0x41, 0xFF]),
-            ["", "", "\u{FFFD}A", "\u{FFFD}", ""]
-        );
+        assert_eq!(pieces(&[0xE2, 0x82, 0x41, 0xFF]), ["", "", "\u{FFFD}A", "\u{FFFD}", ""]);
     }
 
     #[test]
@@ -147,9 +133,8 @@ mod tests {
     fn pieces_joined_are_the_decoding_of_the_whole() {
         let mut rng = Rng::new(7);
         // Mostly lead and continuation bytes, so that every kind of broken character occurs.
-        let interesting = [
-            0x41, 0x80, 0xBF, 0xC3, 0xE2, 0xED, 0xA0, 0xF0, 0x9F, 0x9A, 0xF4, 0x90, 0xFF,
-        ];
+        let interesting =
+            [0x41, 0x80, 0xBF, 0xC3, 0xE2, 0xED, 0xA0, 0xF0, 0x9F, 0x9A, 0xF4, 0x90, 0xFF];
         for _ in 0..5_000 {
             let length = rng.next_u64() % 12;
             let raw: Vec<u8> = (0..length)
@@ -159,11 +144,7 @@ mod tests {
                 })
                 .collect();
             let ids: Vec<u32> = raw.iter().map(|&b| u32::from(b)).collect();
-            assert_eq!(
-                pieces(&ids).concat(),
-                String::from_utf8_lossy(&raw),
-                "{raw:x?}"
-            );
+            assert_eq!(pieces(&ids).concat(), String::from_utf8_lossy(&raw), "{raw:x?}");
         }
     }
 }

@@ -29,10 +29,7 @@ pub enum TokenizerError {
 
     /// Not JSON, or not the layout of spec 16.3.
     #[error("`{}` is not a byte-level BPE tokenizer: {source}", path.display())]
-    Layout {
-        path: PathBuf,
-        source: serde_json::Error,
-    },
+    Layout { path: PathBuf, source: serde_json::Error },
 
     /// `tokenizer_config.json` cannot be used.
     #[error(transparent)]
@@ -40,12 +37,7 @@ pub enum TokenizerError {
 
     /// A feature of other tokenizers that would change how text is split.
     #[error("`{key}` of `{}` is {found}, expected {expected}", path.display())]
-    Unsupported {
-        path: PathBuf,
-        key: &'static str,
-        found: String,
-        expected: &'static str,
-    },
+    Unsupported { path: PathBuf, key: &'static str, found: String, expected: &'static str },
 
     /// A byte that no token stands for: text with it could not be encoded.
     #[error("`{}` has no token for the byte {byte:#04x}, expected one for each of the 256", path.display())]
@@ -53,22 +45,11 @@ pub enum TokenizerError {
 
     /// Two tokens claim one id, or one token two ids.
     #[error("`{}` gives `{token}` the id {id}, but {conflict}", path.display())]
-    Conflict {
-        path: PathBuf,
-        token: String,
-        id: u32,
-        conflict: String,
-    },
+    Conflict { path: PathBuf, token: String, id: u32, conflict: String },
 
     /// An id far beyond the number of tokens.
     #[error("`{}` gives `{token}` the id {id}, expected below {limit} for {count} tokens", path.display())]
-    SparseIds {
-        path: PathBuf,
-        token: String,
-        id: u32,
-        limit: u64,
-        count: usize,
-    },
+    SparseIds { path: PathBuf, token: String, id: u32, limit: u64, count: usize },
 
     /// The `tokenizers` crate refuses the file.
     #[error("`{}` is not a usable tokenizer: {reason}", path.display())]
@@ -96,17 +77,11 @@ impl Tokenizer {
     /// A file is missing, unreadable or no tokenizer of this family; see [`TokenizerError`].
     pub fn load(dir: &Path) -> Result<Self, TokenizerError> {
         let path = dir.join("tokenizer.json");
-        let bytes = read_at_most(&path, LARGEST_FILE).map_err(|source| TokenizerError::Read {
-            path: path.clone(),
-            source,
-        })?;
-        let json: TokenizerJson =
-            serde_json::from_slice(&bytes).map_err(|source| TokenizerError::Layout {
-                path: path.clone(),
-                source,
-            })?;
-        json.check()
-            .map_err(|objection| objected(&path, objection))?;
+        let bytes = read_at_most(&path, LARGEST_FILE)
+            .map_err(|source| TokenizerError::Read { path: path.clone(), source })?;
+        let json: TokenizerJson = serde_json::from_slice(&bytes)
+            .map_err(|source| TokenizerError::Layout { path: path.clone(), source })?;
+        json.check().map_err(|objection| objected(&path, objection))?;
         let config = TokenizerConfig::load(dir)?;
         let config_path = TokenizerConfig::path(dir);
 
@@ -126,23 +101,14 @@ impl Tokenizer {
                 added.push((id, late));
             }
         }
-        added
-            .iter()
-            .filter(|(_, t)| t.special)
-            .for_each(|&(id, _)| tokens.mark_special(id));
+        added.iter().filter(|(_, t)| t.special).for_each(|&(id, _)| tokens.mark_special(id));
         let vocabulary = tokens.lay_out(&path)?;
 
-        let bpe = build(&bytes, &added[early..]).map_err(|e| TokenizerError::Build {
-            path: path.clone(),
-            reason: e.to_string(),
-        })?;
+        let bpe = build(&bytes, &added[early..])
+            .map_err(|e| TokenizerError::Build { path: path.clone(), reason: e.to_string() })?;
         check_places(&path, &bpe, &added)?;
         let eos = config.eos_token.and_then(|t| bpe.token_to_id(t.text()));
-        Ok(Self {
-            bpe,
-            vocabulary: Arc::new(vocabulary),
-            eos,
-        })
+        Ok(Self { bpe, vocabulary: Arc::new(vocabulary), eos })
     }
 
     /// The ids of a text. The literal text of an added token becomes that token, as chat
@@ -155,10 +121,7 @@ impl Tokenizer {
         let encoding = self
             .bpe
             .encode_fast(text, false)
-            .map_err(|e| TokenizerError::Encode {
-                bytes: text.len(),
-                reason: e.to_string(),
-            })?;
+            .map_err(|e| TokenizerError::Encode { bytes: text.len(), reason: e.to_string() })?;
         Ok(encoding.get_ids().to_vec())
     }
 
@@ -209,16 +172,9 @@ impl Tokenizer {
 fn objected(path: &Path, objection: Objection) -> TokenizerError {
     let path = path.into();
     match objection {
-        Objection::Unsupported {
-            key,
-            found,
-            expected,
-        } => TokenizerError::Unsupported {
-            path,
-            key,
-            found,
-            expected,
-        },
+        Objection::Unsupported { key, found, expected } => {
+            TokenizerError::Unsupported { path, key, found, expected }
+        }
         Objection::MissingByte(byte) => TokenizerError::MissingByte { path, byte },
     }
 }
@@ -254,12 +210,7 @@ fn check_places(
                 None => "it cannot be added".into(),
             };
             let (path, token) = (path.into(), token.content.clone());
-            return Err(TokenizerError::Conflict {
-                path,
-                token,
-                id,
-                conflict,
-            });
+            return Err(TokenizerError::Conflict { path, token, id, conflict });
         }
     }
     Ok(())

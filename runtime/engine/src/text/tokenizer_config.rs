@@ -23,10 +23,7 @@ pub enum TokenizerConfigError {
 
     /// Not JSON, or a key does not hold what it should.
     #[error("`{}` is not a tokenizer config: {source}", path.display())]
-    Layout {
-        path: PathBuf,
-        source: serde_json::Error,
-    },
+    Layout { path: PathBuf, source: serde_json::Error },
 }
 
 /// The keys in use. All are optional, and so is the file.
@@ -105,10 +102,9 @@ impl TokenizerConfig {
     pub fn chat_template(&self) -> Option<&str> {
         match self.chat_template.as_ref()? {
             Templates::One(source) => Some(source),
-            Templates::Named(all) => all
-                .iter()
-                .find(|t| t.name == "default")
-                .map(|t| t.template.as_str()),
+            Templates::Named(all) => {
+                all.iter().find(|t| t.name == "default").map(|t| t.template.as_str())
+            }
         }
     }
 }

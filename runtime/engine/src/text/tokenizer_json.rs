@@ -72,11 +72,7 @@ enum Decoder {
 #[derive(Debug, PartialEq)]
 pub(super) enum Objection {
     /// A setting of another kind of tokenizer.
-    Unsupported {
-        key: &'static str,
-        found: String,
-        expected: &'static str,
-    },
+    Unsupported { key: &'static str, found: String, expected: &'static str },
     /// No token is this byte.
     MissingByte(u8),
 }
@@ -84,20 +80,10 @@ pub(super) enum Objection {
 impl TokenizerJson {
     /// Refuse what would split text in another way than spec 16.1, or lose some of it.
     pub fn check(&self) -> Result<(), Objection> {
-        let unsupported = |key, found, expected| {
-            Err(Objection::Unsupported {
-                key,
-                found,
-                expected,
-            })
-        };
-        let Model {
-            kind,
-            dropout,
-            continuing_subword_prefix,
-            end_of_word_suffix,
-            vocab,
-        } = &self.model;
+        let unsupported =
+            |key, found, expected| Err(Objection::Unsupported { key, found, expected });
+        let Model { kind, dropout, continuing_subword_prefix, end_of_word_suffix, vocab } =
+            &self.model;
         if let Some(kind) = kind.as_deref().filter(|&k| k != "BPE") {
             return unsupported("model.type", format!("\"{kind}\""), "\"BPE\"");
         }
@@ -114,18 +100,12 @@ impl TokenizerJson {
             }
         }
         if !self.pre_tokenizer.maps_bytes() {
-            return unsupported(
-                "pre_tokenizer",
-                "without a ByteLevel step".into(),
-                "one with it",
-            );
+            return unsupported("pre_tokenizer", "without a ByteLevel step".into(), "one with it");
         }
         let tokens: HashSet<&str> = vocab.iter().map(|(token, _)| token.as_str()).collect();
         let is_token =
             |b: u8| tokens.contains(alphabet::char_of(b).encode_utf8(&mut [0; 4]) as &str);
-        (0..=255)
-            .find(|&b| !is_token(b))
-            .map_or(Ok(()), |b| Err(Objection::MissingByte(b)))
+        (0..=255).find(|&b| !is_token(b)).map_or(Ok(()), |b| Err(Objection::MissingByte(b)))
     }
 }
 

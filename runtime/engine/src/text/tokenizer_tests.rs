@@ -20,11 +20,8 @@ static TINY: LazyLock<Tokenizer> = LazyLock::new(|| Tokenizer::load(&tiny_dir())
 /// The tokenizer of a folder with these two files; the folder's name is cut out of messages.
 fn load(tokenizer: Option<&[u8]>, config: Option<&Value>) -> Result<Tokenizer, String> {
     static NEXT: AtomicU32 = AtomicU32::new(0);
-    let name = format!(
-        "q35-tokenizer-{}-{}",
-        std::process::id(),
-        NEXT.fetch_add(1, Ordering::Relaxed)
-    );
+    let name =
+        format!("q35-tokenizer-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
     let dir = std::env::temp_dir().join(name);
     fs::create_dir_all(&dir).unwrap();
     if let Some(bytes) = tokenizer {
@@ -76,10 +73,8 @@ fn with_added(id: u32, content: &str) -> Value {
     for key in ["single_word", "lstrip", "rstrip", "normalized"] {
         added.iter_mut().for_each(|t| t[key] = json!(false));
     }
-    added.push(
-        json!({"id": id, "content": content, "single_word": false, "lstrip": false,
-        "rstrip": false, "normalized": false, "special": true}),
-    );
+    added.push(json!({"id": id, "content": content, "single_word": false, "lstrip": false,
+        "rstrip": false, "normalized": false, "special": true}));
     json
 }
 
@@ -130,10 +125,7 @@ fn any_text_survives_encoding_and_decoding() {
 
 #[test]
 fn text_is_put_into_composed_form() {
-    assert_eq!(
-        TINY.encode("cafe\u{301}").unwrap(),
-        TINY.encode("café").unwrap()
-    );
+    assert_eq!(TINY.encode("cafe\u{301}").unwrap(), TINY.encode("café").unwrap());
 }
 
 #[test]
@@ -148,11 +140,7 @@ fn the_stream_agrees_with_the_reference_decoder_on_any_ids() {
                 _ => (rng.next_u64() % 256) as u32,
             })
             .collect();
-        assert_eq!(
-            TINY.decode(&ids),
-            TINY.bpe.decode(&ids, true).unwrap(),
-            "{ids:?}"
-        );
+        assert_eq!(TINY.decode(&ids), TINY.bpe.decode(&ids, true).unwrap(), "{ids:?}");
     }
 }
 
@@ -161,20 +149,13 @@ fn text_is_split_as_the_spec_says() {
     let mut json = valid();
     // A merge for every pair of letters, digits or spaces: what stays apart was split apart.
     let letters = "abdeghlmorstvwy17ĠĊ!'";
-    let pairs: Vec<(String, String)> = letters
-        .chars()
-        .flat_map(|a| letters.chars().map(move |b| (a.into(), b.into())))
-        .collect();
+    let pairs: Vec<(String, String)> =
+        letters.chars().flat_map(|a| letters.chars().map(move |b| (a.into(), b.into()))).collect();
     for (i, (a, b)) in pairs.iter().enumerate() {
         json["model"]["vocab"][format!("{a}{b}")] = json!(258 + i);
     }
     json["model"]["merges"] = json!(pairs);
-    for (i, token) in json["added_tokens"]
-        .as_array_mut()
-        .unwrap()
-        .iter_mut()
-        .enumerate()
-    {
+    for (i, token) in json["added_tokens"].as_array_mut().unwrap().iter_mut().enumerate() {
         token["id"] = json!(258 + pairs.len() + i);
     }
     // The vocabulary must have no holes, or added tokens cannot follow it.
@@ -203,20 +184,12 @@ fn merges_may_be_pairs_or_strings() {
         vocab["ab"] = json!(256);
         vocab
     };
-    for (token, id) in json["added_tokens"]
-        .as_array_mut()
-        .unwrap()
-        .iter_mut()
-        .zip(257..)
-    {
+    for (token, id) in json["added_tokens"].as_array_mut().unwrap().iter_mut().zip(257..) {
         token["id"] = json!(id);
     }
     for merges in [json!([["a", "b"]]), json!(["a b"])] {
         json["model"]["merges"] = merges;
-        assert_eq!(
-            load_json(&json).unwrap().encode("cab").unwrap(),
-            [u32::from(b'c'), 256]
-        );
+        assert_eq!(load_json(&json).unwrap().encode("cab").unwrap(), [u32::from(b'c'), 256]);
     }
 }
 
@@ -247,10 +220,7 @@ fn settings_that_would_change_the_ids_are_switched_off() {
     json["post_processor"] = json!({"type": "TemplateProcessing",
         "single": [{"SpecialToken": {"id": "<|end|>", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}],
         "pair": [], "special_tokens": {"<|end|>": {"id": "<|end|>", "ids": [256], "tokens": ["<|end|>"]}}});
-    assert_eq!(
-        load_json(&json).unwrap().encode("abcd").unwrap(),
-        [97, 98, 99, 100]
-    );
+    assert_eq!(load_json(&json).unwrap().encode("abcd").unwrap(), [97, 98, 99, 100]);
 }
 
 #[test]
@@ -278,10 +248,7 @@ fn files_that_are_no_tokenizer_of_ours_are_errors_that_say_why() {
     };
     let starts = |message: String, start: &str| assert!(message.starts_with(start), "{message}");
 
-    starts(
-        load(None, None).unwrap_err(),
-        "cannot read `tokenizer.json`: ",
-    );
+    starts(load(None, None).unwrap_err(), "cannot read `tokenizer.json`: ");
     starts(
         load(Some(b"{}"), None).unwrap_err(),
         "`tokenizer.json` is not a byte-level BPE tokenizer: missing field",
@@ -303,12 +270,7 @@ fn files_that_are_no_tokenizer_of_ours_are_errors_that_say_why() {
         "`model.continuing_subword_prefix` of `tokenizer.json` is \"##\"",
     );
     starts(
-        changed(|j| {
-            _ = j["pre_tokenizer"]["pretokenizers"]
-                .as_array_mut()
-                .unwrap()
-                .pop()
-        }),
+        changed(|j| _ = j["pre_tokenizer"]["pretokenizers"].as_array_mut().unwrap().pop()),
         "`pre_tokenizer` of `tokenizer.json` is without a ByteLevel step",
     );
     starts(
@@ -333,10 +295,7 @@ fn files_that_are_no_tokenizer_of_ours_are_errors_that_say_why() {
     );
     let config = json!({"added_tokens_decoder": []});
     let message = load(Some(valid().to_string().as_bytes()), Some(&config)).unwrap_err();
-    starts(
-        message,
-        "`tokenizer_config.json` is not a tokenizer config: ",
-    );
+    starts(message, "`tokenizer_config.json` is not a tokenizer config: ");
 }
 
 #[test]

@@ -83,12 +83,7 @@ impl<'a> Tokens<'a> {
         } else {
             return Ok(());
         };
-        Err(TokenizerError::Conflict {
-            path: path.into(),
-            token: token.to_owned(),
-            id,
-            conflict,
-        })
+        Err(TokenizerError::Conflict { path: path.into(), token: token.to_owned(), id, conflict })
     }
 
     /// Decoding leaves this token out.
@@ -106,19 +101,9 @@ impl<'a> Tokens<'a> {
         entries.sort_unstable_by_key(|&(id, _)| id);
         if let Some(&(id, (token, _))) = entries.last().filter(|&&(id, _)| u64::from(id) >= limit) {
             let token = token.to_owned();
-            return Err(TokenizerError::SparseIds {
-                path: path.into(),
-                token,
-                id,
-                limit,
-                count,
-            });
+            return Err(TokenizerError::SparseIds { path: path.into(), token, id, limit, count });
         }
-        let mut table = Vocabulary {
-            bytes: Vec::new(),
-            starts: Vec::new(),
-            kinds: Vec::new(),
-        };
+        let mut table = Vocabulary { bytes: Vec::new(), starts: Vec::new(), kinds: Vec::new() };
         for (id, (token, kind)) in entries {
             while table.kinds.len() < id as usize {
                 table.push(&[], Kind::Hole);
@@ -136,9 +121,7 @@ mod tests {
 
     fn named<'a>(tokens: &[(&'a str, u32)]) -> Result<Tokens<'a>, TokenizerError> {
         let mut all = Tokens::default();
-        tokens
-            .iter()
-            .try_for_each(|&(token, id)| all.name(Path::new("t.json"), token, id))?;
+        tokens.iter().try_for_each(|&(token, id)| all.name(Path::new("t.json"), token, id))?;
         Ok(all)
     }
 
@@ -168,9 +151,7 @@ mod tests {
 
     #[test]
     fn an_id_far_beyond_the_number_of_tokens_is_an_error() {
-        let result = named(&[("a", 0), ("b", u32::MAX)])
-            .unwrap()
-            .lay_out(Path::new("t.json"));
+        let result = named(&[("a", 0), ("b", u32::MAX)]).unwrap().lay_out(Path::new("t.json"));
         let expected = "`t.json` gives `b` the id 4294967295, expected below 65540 for 2 tokens";
         assert_eq!(result.unwrap_err().to_string(), expected);
     }

@@ -116,15 +116,20 @@ impl<'a> Lowering<'a> {
                 vec![self.f.ins().ireduce(types::I32, self.task)]
             }
             // A group is one lane: it is lane 0, what it gathers is its own, and it waits for nobody.
-            Inst::Lane => vec![self.f.ins().iconst(types::I32, 0)],
-            Inst::Group(_, v) | Inst::GroupScan(v) => self.parts_of(*v).to_vec(),
+            Inst::Lane | Inst::Subgroup => vec![self.f.ins().iconst(types::I32, 0)],
+            Inst::Cluster { op: _, value, size: _ } => self.parts_of(*value).to_vec(),
+            Inst::GroupScan(v) => self.parts_of(*v).to_vec(),
             Inst::Barrier => vec![],
+            Inst::MmaZero(_) | Inst::Mma(_) | Inst::MmaLoad { .. } | Inst::MmaStore { .. } => {
+                return Err("`mma`, but there are no matrix units".into());
+            }
             Inst::Unary(op, a) => self.unary(*op, *a),
             Inst::Binary(op, a, b) => self.binary(*op, *a, *b)?,
             Inst::Fma(a, b, c) => self.fma(*a, *b, *c)?,
             Inst::Compare(op, a, b) => self.compare(*op, *a, *b)?,
             Inst::Select(c, a, b) => self.select(*c, *a, *b),
             Inst::Splat(v, width) => self.splat(*v, *width),
+            Inst::Vector(elements) => self.vector(elements),
             Inst::Extract(v, element) => vec![self.element(*v, *element)],
             Inst::Reduce(op, v) => vec![self.reduce(*op, *v)?],
             Inst::Load { at, width } => self.load(*at, *width)?,

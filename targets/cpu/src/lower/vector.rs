@@ -22,6 +22,7 @@ impl Lowering<'_> {
             UnaryOp::Not if vector => self.f.ins().bnot(a),
             UnaryOp::Not => self.f.ins().bxor_imm_u(a, 1),
             UnaryOp::IntToFloat => self.f.ins().fcvt_from_sint(float, a),
+            UnaryOp::FloatToInt => self.f.ins().fcvt_to_sint_sat(int, a),
             UnaryOp::BitsToFloat => self.f.ins().bitcast(float, MemFlagsData::new(), a),
             UnaryOp::FloatToBits => self.f.ins().bitcast(int, MemFlagsData::new(), a),
         }
@@ -219,6 +220,27 @@ impl Lowering<'_> {
         vec![part; types.len()]
     }
 
+    /// Scalars as one value.
+    pub fn vector(&mut self, elements: &[Value]) -> Parts {
+        let ty = self.kernel.type_of(elements[0]);
+        let scalars: Parts = elements.iter().map(|v| self.parts_of(*v)[0]).collect();
+        let part = part_types(Type { width: elements.len() as u8, ..ty }).next().expect("a part");
+        if !part.is_vector() {
+            return scalars;
+        }
+        let fours = scalars.chunks(4);
+        let four = |four: &[ir::Value]| {
+            let lanes = four.iter().map(|&v| match ty.scalar {
+                Scalar::F32 | Scalar::I32 => v,
+                Scalar::Bool => self.f.ins().bmask(types::I32, v),
+            });
+            let lanes: Parts = lanes.collect();
+            let first = self.f.ins().splat(part, lanes[0]);
+            (1..4).fold(first, |v, i| self.f.ins().insertlane(v, lanes[usize::from(i)], i))
+        };
+        fours.map(four).collect()
+    }
+
     /// From the constants behind the code, one load, rather than through two registers.
     pub fn vector_constant(&mut self, ty: ir::Type, bits: u32) -> ir::Value {
         let bytes: Vec<u8> = [bits; 4].into_iter().flat_map(u32::to_le_bytes).collect();
@@ -243,6 +265,7 @@ impl Lowering<'_> {
         let scalar = self.kernel.type_of(v).scalar;
         let op = match op {
             ReduceOp::Sum => BinaryOp::Add,
+            ReduceOp::Min => BinaryOp::Min,
             ReduceOp::Max => BinaryOp::Max,
         };
         let vectors = self.halved(op, scalar, self.parts_of(v).to_vec())?;

@@ -83,7 +83,10 @@ fn start() -> Option<Child> {
 /// Says aloud whether the other tests ran aarch64 code.
 #[test]
 fn runs_aarch64_code_or_says_that_it_does_not() {
-    let k = q35_kernel::KernelBuilder::new("forty_two", 1, true, false);
+    let k = q35_kernel::KernelBuilder::new(
+        "forty_two",
+        q35_kernel::Machine { lanes: 1, subgroup: 1, fma: true, panel_dot: false },
+    );
     let out = k.output("out", q35_types::DType::I32);
     k.store(out, k.task(), k.task() + 42);
     let kernel = k.finish();

@@ -1,6 +1,6 @@
 //! What is emitted: refusals, reproducibility, and files that other tools read.
 
-use q35_kernel::{BinaryOp, Kernel, KernelBuilder, PanelArgs};
+use q35_kernel::{BinaryOp, Kernel, KernelBuilder, Machine, PanelArgs};
 use q35_target::{Target, Variant};
 use q35_target_cpu::Cpu;
 use q35_types::DType;
@@ -10,7 +10,7 @@ fn variant(name: &str) -> &'static Variant {
 }
 
 fn kernel(lanes: u32, fma: bool, panel_dot: bool, write: impl Fn(&KernelBuilder)) -> Kernel {
-    let k = KernelBuilder::new("sample", lanes, fma, panel_dot);
+    let k = KernelBuilder::new("sample", Machine { lanes, subgroup: 1, fma, panel_dot });
     write(&k);
     k.finish()
 }
@@ -58,6 +58,8 @@ fn what_a_machine_lacks_is_refused_by_name() {
     );
     let group = kernel(32, true, false, |_| {});
     assert_eq!(why("avx2", &group), "`sample` for `avx2`: has 32 lanes, expected 1");
+    let tile = kernel(1, true, false, |k| k.mma_zero(k.accumulator("acc", 16, 8)));
+    assert_eq!(why("native", &tile), "`sample` for `native`: `mma`, but there are no matrix units");
     let divided = kernel(1, true, false, |k| {
         let n = k.state("n", DType::I32);
         k.store(n, 0, k.load(n, 0).binary(BinaryOp::Div, k.load(n, 1)));

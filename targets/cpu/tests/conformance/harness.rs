@@ -5,7 +5,7 @@ use q35_artifact::{Kernel as Loadable, Param as LoadableParam};
 use q35_device::cpu::Cpu as Device;
 use q35_device::{BoundArg, BoundLaunch, BoundTasks, Device as _, KernelCode, Repeat, Span, Usage};
 use q35_interp::kernel::{self as interp, Arg};
-use q35_kernel::{Access, Kernel, KernelBuilder};
+use q35_kernel::{Access, Kernel, KernelBuilder, Machine};
 use q35_target::{Target, Variant};
 use q35_target_cpu::Cpu;
 use q35_types::DType;
@@ -43,7 +43,15 @@ impl Data {
 #[track_caller]
 pub fn agree(name: &str, tasks: u32, data: &[Data], write: impl Fn(&KernelBuilder)) {
     for variant in Cpu.variants() {
-        let k = KernelBuilder::new(name, 1, variant.caps.fma, variant.caps.panel_dot);
+        let k = KernelBuilder::new(
+            name,
+            Machine {
+                lanes: 1,
+                subgroup: 1,
+                fma: variant.caps.fma,
+                panel_dot: variant.caps.panel_dot,
+            },
+        );
         write(&k);
         agree_on(variant, &k.finish(), tasks, data);
     }

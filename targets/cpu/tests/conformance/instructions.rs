@@ -57,6 +57,7 @@ fn unary() {
     elementwise("bits_to_float", DType::I32, DType::F32, |_, [a, ..]| {
         a.unary(UnaryOp::BitsToFloat)
     });
+    elementwise("float_to_int", DType::F32, DType::I32, |_, [a, ..]| a.to_i32());
     elementwise("float_to_bits", DType::F32, DType::I32, |k, [a, ..]| {
         // Of numbers: the payload of a NaN may differ.
         a.eq(a).select(a, k.f(0.0)).unary(UnaryOp::FloatToBits)
@@ -169,8 +170,22 @@ fn splat_and_extract() {
 }
 
 #[test]
+fn vectors_of_scalars() {
+    /// The elements of `v` from the last to the first.
+    fn reversed<'k>(k: &'k KernelBuilder, v: Expr<'k>) -> Expr<'k> {
+        let elements: Vec<_> = (0..v.ty().width).rev().map(|i| v.extract(i)).collect();
+        k.vector(&elements)
+    }
+    elementwise("f32", DType::F32, DType::F32, |k, [a, b, _]| reversed(k, a) + b);
+    elementwise("i32", DType::I32, DType::I32, |k, [a, ..]| reversed(k, a));
+    elementwise("bool", DType::I32, DType::I32, |k, [a, b, c]| reversed(k, a.lt(b)).select(b, c));
+}
+
+#[test]
 fn reductions() {
     elementwise("sum", DType::F32, DType::F32, |_, [a, ..]| a.sum().splat(a.ty().width));
+    elementwise("smallest", DType::F32, DType::F32, |_, [a, ..]| a.smallest().splat(a.ty().width));
+    elementwise("smallest", DType::I32, DType::I32, |_, [a, ..]| a.smallest().splat(a.ty().width));
     elementwise("largest", DType::F32, DType::F32, |_, [a, ..]| a.largest().splat(a.ty().width));
     elementwise("sum", DType::I32, DType::I32, |_, [a, ..]| a.sum().splat(a.ty().width));
     elementwise("largest", DType::I32, DType::I32, |_, [a, ..]| a.largest().splat(a.ty().width));

@@ -1,7 +1,7 @@
 //! Control flow, memory and the matrix product: whole kernels give what the evaluator gives.
 
 use crate::harness::*;
-use q35_kernel::{Access, CompareOp, Expr, Kernel, KernelBuilder, PanelArgs, ReduceOp, text};
+use q35_kernel::{Access, CompareOp, Expr, Kernel, KernelBuilder, Machine, PanelArgs, text};
 use q35_target::Target;
 use q35_target_cpu::Cpu;
 use q35_types::DType;
@@ -131,17 +131,41 @@ fn shared_arrays_do_not_overlap() {
 }
 
 #[test]
+fn narrow_shared_arrays_round_what_is_stored() {
+    for dtype in [DType::F16, DType::Bf16] {
+        for width in [1u8, 4, 8] {
+            let data = [Data::f32(&floats(64)), Data::zeros(DType::F32, 64)];
+            agree("narrow", 1, &data, |k| {
+                let (x, out) = (k.input("x", DType::F32), k.output("out", DType::F32));
+                let before = k.shared("before", dtype, 7);
+                let narrow = k.shared("narrow", dtype, 64);
+                k.range(0, 64, u32::from(width), |i| k.store(narrow, i, k.load_vec(x, i, width)));
+                k.range(0, 7, 1, |i| k.store(before, i, k.f(3.0)));
+                k.range(0, 64, u32::from(width), |i| {
+                    k.store(out, i, k.load_vec(narrow, i, width));
+                });
+            });
+        }
+    }
+}
+
+/// In text, as the builder leaves out what a group of one lane need not do.
+#[test]
 fn a_group_of_one_lane_is_that_lane() {
+    let kernel = text::parse(
+        "kernel lane lanes 1 param x: f32 read param out: f32 write
+         %0: i32 = task %1: i32 = lane %2: i32 = subgroup %3: i32 = add %0, %1
+         %4: f32 = load x[%3] %5: f32 = cluster sum %4, 1 %6: f32x2 = vector %4, %5
+         %7: f32x2 = cluster max %6, 1 %8: f32 = group_scan %4 %9: i32 = add %1, %2
+         %10: f32 = int_to_float %9 %11: i32 = const 4 %12: i32 = mul %0, %11 store out[%12], %7
+         %13: i32 = const 2 %14: i32 = add %12, %13 store out[%14], %8
+         %15: i32 = const 3 %16: i32 = add %12, %15 store out[%16], %10",
+    );
+    let kernel = kernel.expect("it can be read");
     let data = [Data::f32(&ramp(6)), Data::zeros(DType::F32, 24)];
-    agree("lane", 6, &data, |k| {
-        let (x, out) = (k.input("x", DType::F32), k.output("out", DType::F32));
-        let (task, lane) = (k.task(), k.lane());
-        let v = k.load(x, task + lane);
-        k.store(out, task * 4, k.group(ReduceOp::Sum, v));
-        k.store(out, task * 4 + 1, k.group(ReduceOp::Max, v));
-        k.store(out, task * 4 + 2, k.group_scan(v));
-        k.store(out, task * 4 + 3, lane.to_f32());
-    });
+    for variant in Cpu.variants() {
+        agree_on(variant, &kernel, 6, &data);
+    }
 }
 
 #[test]
@@ -261,7 +285,10 @@ fn panel_dot_reads_x_by_columns_and_writes_shared_memory() {
 #[test]
 fn one_condition_for_a_vector() {
     let written = {
-        let k = KernelBuilder::new("one", 1, false, false);
+        let k = KernelBuilder::new(
+            "one",
+            Machine { lanes: 1, subgroup: 1, fma: false, panel_dot: false },
+        );
         let (x, out) = (k.input("x", DType::F32), k.output("out", DType::F32));
         let (a, b) = (k.load_vec(x, 0, 8), k.load_vec(x, 8, 8));
         let cond = k.load(x, k.task()).compare(CompareOp::Lt, 0.0);

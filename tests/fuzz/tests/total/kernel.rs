@@ -21,7 +21,7 @@ shared row: f32[8]
   store row[%1], %5
   barrier
   %6: f32 = load row[%1]
-  %7: f32 = group sum %6
+  %7: f32 = cluster sum %6, 4
   store out[%0], %7
 ";
 

@@ -9,11 +9,7 @@ use q35_types::DType;
 /// Lowers every kernel to the same few bytes.
 struct NoMachine;
 
-pub static VARIANT: Variant = Variant {
-    name: "none",
-    extension: "o",
-    caps: Caps { lanes: 1, vector: 8, shared_bytes: 16 << 20, fma: true, panel_dot: false },
-};
+pub static VARIANT: Variant = Variant { name: "none", extension: "o", caps: Caps::CPU };
 
 impl Target for NoMachine {
     fn name(&self) -> &'static str {

@@ -1,0 +1,110 @@
+//! The gated delta rule with a lane for each column of the state, which stays in registers.
+//!
+//! Token by token, every lane reads the same `k` and `q` and needs no other lane: in `prefill` the
+//! state is read and written once for all of a sequence's tokens in the step.
+
+use super::LANES;
+use crate::kernels::PANEL;
+use crate::kernels::delta_rule::Cx;
+use crate::kernels::step::Step;
+use q35_kernel::Expr;
+use q35_types::DType;
+
+impl<'k> Cx<'k> {
+    /// All tokens of a sequence, columns in rounds of as many as there are lanes.
+    pub fn by_columns(&self, step: &Step<'k>, seq: Expr<'k>) {
+        let b = self.b;
+        let shape = self.shape();
+        let (dk, dv) = (shape.dk as usize, shape.dv);
+        let q = b.shared("q", DType::F32, shape.dk);
+        let k = b.shared("k", DType::F32, shape.dk);
+        let o = b.shared("o", DType::F32, dv);
+        let widths = widths(dk);
+        let rounds = dv.div_ceil(LANES);
+        assert!(rounds == 1, "a value head has at most {LANES} columns");
+
+        let column = b.lane().min(dv as i32 - 1);
+        let mine = b.lane().lt(dv as i32);
+        let within = column / PANEL * (dk * PANEL) + column % PANEL;
+        let slot = step.slot_of(seq);
+        let from = self.state_at(slot.max(0)) + within;
+        let fresh = slot.lt(0);
+        // A column of the state: its rows, in vectors that add up to dk.
+        let state: Vec<Expr> = widths
+            .iter()
+            .map(|&(at, w)| {
+                let rows: Vec<Expr> = (0..usize::from(w))
+                    .map(|i| {
+                        let load = || [b.load(self.state, from + (at + i) * PANEL)];
+                        let [v] = b.choose(fresh, || [b.f(0.0)], load);
+                        v
+                    })
+                    .collect();
+                if w == 1 { rows[0] } else { b.vector(&rows) }
+            })
+            .collect();
+
+        let (first, end) = step.tiles_of(seq);
+        b.fold_vec(first, end, 1, state, |n, state| {
+            let tile = step.tile(n);
+            let state = b.fold_vec(0, tile.len, 1, state, |i, state| {
+                let token = tile.token + i;
+                let [q_at, k_at, v_at] = self.columns(token);
+                b.barrier();
+                b.range(b.lane(), dk, LANES, |d| {
+                    b.store(q, d, b.load(self.qkv, q_at + d));
+                    b.store(k, d, b.load(self.qkv, k_at + d));
+                });
+                b.barrier();
+                let (g, beta) = self.gates(token);
+                let alpha = g.exp();
+                let part = |m, &(at, w): &(usize, u8)| b.load_vec(m, at, w);
+                let dot = |m, state: &[Expr<'k>]| {
+                    let sums = widths.iter().zip(state).map(|(p, &s)| part(m, p) * s);
+                    add_up(sums.collect())
+                };
+                let read = dot(k, &state) * alpha;
+                let error = (b.load(self.qkv, v_at + column) - read) * beta;
+                let next: Vec<Expr> = widths
+                    .iter()
+                    .zip(&state)
+                    .map(|(p, &s)| b.mul_add(part(k, p), error, s * alpha))
+                    .collect();
+                let out = dot(q, &next);
+                b.when(mine, || b.store(o, column, out));
+                b.barrier();
+                self.finish(o, b.i(0), token);
+                next
+            });
+            b.when(tile.slot.ge(0).and(mine), || {
+                let to = self.state_at(tile.slot) + within;
+                for (&(at, w), &rows) in widths.iter().zip(&state) {
+                    for i in 0..w {
+                        b.store(self.state, to + (at + usize::from(i)) * PANEL, rows.extract(i));
+                    }
+                }
+            });
+            state
+        });
+    }
+}
+
+/// Vectors of four, then of what is left.
+fn widths(len: usize) -> Vec<(usize, u8)> {
+    let mut parts: Vec<(usize, u8)> = (0..len / 4).map(|n| (n * 4, 4)).collect();
+    let rest = len / 4 * 4;
+    parts.extend((rest..len).map(|at| (at, 1)));
+    parts
+}
+
+/// Sum of all elements: vectors of one width first, then their elements.
+fn add_up(mut terms: Vec<Expr<'_>>) -> Expr<'_> {
+    let narrow: Vec<Expr> = terms.iter().copied().filter(|t| t.ty().width == 1).collect();
+    terms.retain(|t| t.ty().width > 1);
+    // Pairs of pairs: a short chain of additions.
+    while terms.len() > 1 {
+        terms = terms.chunks(2).map(|c| if c.len() == 2 { c[0] + c[1] } else { c[0] }).collect();
+    }
+    let wide = terms.into_iter().map(Expr::sum);
+    wide.chain(narrow).reduce(|a, b| a + b).expect("a head has rows")
+}
