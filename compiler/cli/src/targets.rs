@@ -3,7 +3,7 @@
 use crate::failure::Failure;
 use q35_target::Target;
 
-pub const TARGETS: &[&dyn Target] = &[&q35_target_cpu::Cpu];
+pub const TARGETS: &[&dyn Target] = &[&q35_target_cpu::Cpu, &q35_target_spirv::Spirv];
 
 /// The target of that name.
 pub fn find(name: &str) -> Result<&'static dyn Target, Failure> {

@@ -107,7 +107,10 @@ impl Golden {
 
     /// Of `found`, the logits of the first positions.
     pub fn distance(&self, found: &[f32]) -> Distance {
-        assert!(found.len() <= self.logits.len() && found.len().is_multiple_of(self.vocab), "whole rows");
+        assert!(
+            found.len() <= self.logits.len() && found.len().is_multiple_of(self.vocab),
+            "whole rows"
+        );
         let error = |i: usize| f64::from(found[i]) - f64::from(self.logits[i]);
         let errors = || (0..found.len()).map(error);
         assert!(errors().all(f64::is_finite), "{}: logits are finite", self.title());

@@ -3,5 +3,9 @@
 pub mod evaluator;
 pub mod files;
 pub mod golden;
+pub mod program;
 pub mod run;
+pub mod scratch;
+pub mod spy;
+pub mod tensors;
 pub mod witness;

@@ -30,10 +30,18 @@ impl Build {
 
     fn with<R>(self, name: &str, target: &dyn Target, run: impl FnOnce(&Request<'_>) -> R) -> R {
         let file = golden::checkpoint(name).join("config.json");
-        let text = std::fs::read_to_string(file).expect("a golden config");
-        let config = Config::parse(&text).expect("a config of the family").config;
+        self.with_text(&std::fs::read_to_string(file).expect("a golden config"), target, run)
+    }
+
+    fn with_text<R>(
+        self,
+        text: &str,
+        target: &dyn Target,
+        run: impl FnOnce(&Request<'_>) -> R,
+    ) -> R {
+        let config = Config::parse(text).expect("a config of the family").config;
         run(&Request {
-            text: &text,
+            text,
             config: &config,
             options: Options { activations: self.activations, kv: self.kv },
             limits: Limits {
@@ -42,6 +50,13 @@ impl Build {
                 max_chunk: self.max_chunk,
             },
             targets: &[target],
+        })
+    }
+
+    /// The artifact of a config that is in no golden checkpoint.
+    pub fn compile(self, config: &str) -> Artifact {
+        self.with_text(config, &q35_target_cpu::Cpu, |request| {
+            q35_core::compile(request).expect("a good config compiles")
         })
     }
 

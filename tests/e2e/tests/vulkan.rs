@@ -1,0 +1,80 @@
+//! GPU code on whatever Vulkan driver is here: in CI, one that runs on the CPU.
+
+use q35_device::vulkan::{Choice, Options, Vulkan};
+use q35_e2e::golden::{Golden, checkpoint, checkpoints, runs};
+use q35_e2e::run::{Build, logits};
+use q35_runtime::{LoadOptions, Model};
+use q35_target_spirv::Spirv;
+
+/// The first Vulkan device; none, said aloud, where there is no driver and `Q35_REQUIRE` does not ask
+/// for one.
+fn device() -> Option<Box<Vulkan>> {
+    match Options::from_env().and_then(|options| Vulkan::open(Choice::Index(0), options)) {
+        Ok(device) => Some(Box::new(device)),
+        Err(why) => {
+            let required = std::env::var("Q35_REQUIRE").unwrap_or_default();
+            assert!(!required.split(',').any(|r| r == "vulkan"), "Vulkan is required: {why}");
+            eprintln!("skipped: no Vulkan device: {why}");
+            None
+        }
+    }
+}
+
+fn model(name: &str, build: Build, shuffle: Option<u64>) -> Option<Model> {
+    let device = device()?;
+    let artifact = build.artifact_for(name, &Spirv);
+    let options = LoadOptions { shuffle, ..LoadOptions::default() };
+    Some(
+        Model::load_on(device, &artifact, &checkpoint(name), options)
+            .expect("a golden checkpoint loads"),
+    )
+}
+
+fn longest(name: &str) -> Golden {
+    runs(name).into_iter().max_by_key(|g| g.tokens.len()).expect("a run")
+}
+
+#[test]
+fn float32_logits_are_those_of_transformers() {
+    for name in checkpoints() {
+        let Some(mut model) = model(&name, Build::FLOAT32, None) else { return };
+        for golden in runs(&name) {
+            for (chunk, tokens) in [
+                (None, golden.tokens.len()),
+                (Some(64), golden.tokens.len()),
+                (Some(7), 30),
+                (Some(1), 12),
+            ] {
+                let tokens = &golden.tokens[..tokens.min(golden.tokens.len())];
+                let found = logits(&mut model, &[tokens], chunk).remove(0);
+                golden.assert_float32(&found, &format!("vulkan, chunk {chunk:?}"));
+            }
+        }
+    }
+}
+
+#[test]
+fn default_logits_are_as_near_as_the_librarys_own_16_bit_run() {
+    let Some(mut model) = model("tiny-moe", Build::DEFAULT, None) else { return };
+    for golden in runs("tiny-moe") {
+        let found = logits(&mut model, &[&golden.tokens], None).remove(0);
+        golden.assert_sixteen_bit(&found, "vulkan");
+    }
+}
+
+#[test]
+fn neighbours_cuts_slots_and_pages_change_nothing() {
+    let golden = longest("moe-ratio3-yarn");
+    let t = &golden.tokens;
+    let Some(mut plain) = model("moe-ratio3-yarn", Build::DEFAULT, None) else { return };
+    let mut shuffled = model("moe-ratio3-yarn", Build::DEFAULT, Some(3)).expect("a device");
+    let prompts: [&[u32]; 3] = [t, &t[5..40], &t[..1]];
+    for chunk in [None, Some(64)] {
+        let together = logits(&mut shuffled, &prompts, chunk);
+        for (n, prompt) in prompts.iter().enumerate() {
+            let alone = logits(&mut plain, &[prompt], None).remove(0);
+            let equal = alone.iter().zip(&together[n]).all(|(a, b)| a.to_bits() == b.to_bits());
+            assert!(equal, "prompt {n}, chunk {chunk:?}");
+        }
+    }
+}
