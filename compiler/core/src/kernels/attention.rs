@@ -375,7 +375,12 @@ impl Template for AttendSplit {
     }
 
     fn cost(&self) -> Cost {
-        Cost { activations_written: Amount::default(), ..self.0.cost(1.0) }
+        let partial = self.0.heads as usize * self.0.partial() * 4;
+        Cost {
+            activations_read: per_token(self.0.q_cols() as usize * self.0.dtype.size()),
+            activations_written: per_token(partial),
+            ..self.0.cost(1.0)
+        }
     }
 }
 
@@ -419,7 +424,7 @@ impl Template for AttendCombine {
     fn cost(&self) -> Cost {
         let q = self.0.q_cols() as usize * self.0.dtype.size();
         Cost {
-            activations_read: per_token(q),
+            activations_read: per_token(q + self.0.heads as usize * self.0.partial() * 4),
             activations_written: per_token(q),
             flops: per_token(self.0.q_cols() as usize * 8),
             ..Cost::default()

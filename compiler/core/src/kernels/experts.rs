@@ -10,11 +10,12 @@
 
 use super::elementwise::per_token;
 use super::gpu::product::{Product, TILE};
-use super::linear::{Act, group, store_panel};
+use super::linear::Act;
+use super::panels::{Grid, Panels};
 use super::step::Step;
 use super::{PANEL, Template, letter, row};
 use q35_artifact::{Amount, Cost, Tasks, Times};
-use q35_kernel::{Expr, KernelBuilder, Mem, PanelArgs, ReduceOp, UnaryOp};
+use q35_kernel::{Expr, KernelBuilder, Mem, ReduceOp, UnaryOp};
 use q35_target::Caps;
 use q35_types::{Count, DType, StepLayout};
 
@@ -190,16 +191,8 @@ pub struct ExpertLinear {
 }
 
 impl ExpertLinear {
-    fn panels(&self) -> usize {
-        (self.n as usize).div_ceil(PANEL)
-    }
-
-    fn group(&self) -> usize {
-        group(self.n, self.cols, self.weight)
-    }
-
-    fn groups(&self) -> usize {
-        self.panels().div_ceil(self.group())
+    fn grid(&self) -> Grid {
+        Grid { n: self.n, k: self.cols, weight: self.weight }
     }
 }
 
@@ -223,21 +216,15 @@ impl Template for ExpertLinear {
             self.on_lanes(b, caps, [x, weight, groups, out]);
             return;
         }
-        let (cols, group, tile) = (self.cols as usize, self.group(), self.tile as usize);
-        let row_len = group * PANEL;
-        let rows_of = b.shared("rows", DType::F32, (tile * cols) as u32);
-        let sums = b.shared("sums", DType::F32, (tile * row_len) as u32);
-        let ups = match self.act {
-            Act::None => None,
-            Act::SwiGlu { up } => Some((b.shared("ups", DType::F32, (tile * row_len) as u32), up)),
-        };
-
-        let (slot, first) = (b.task() / self.groups(), b.task() % self.groups() * group);
+        let cols = self.cols as usize;
+        let rows_of = b.shared("rows", DType::F32, self.tile * self.cols);
+        let groups_each = self.grid().groups();
+        let (slot, group) = (b.task() / groups_each, b.task() % groups_each);
         let expert = b.load(groups, active(slot));
         let weight = b.entry(weight, expert);
         let begin = b.load(groups, start(slot, self.experts));
         let end = b.load(groups, start(slot + 1, self.experts));
-        let panels = (b.n(self.panels()) - first).min(group);
+        let panels = Panels::new(b, self.grid(), self.act, self.tile, weight, group);
         b.range(begin, end, self.tile, |t| {
             let rows = (end - t).min(self.tile);
             b.range(0, rows, 1, |r| {
@@ -245,48 +232,16 @@ impl Template for ExpertLinear {
                 let from = if self.shared_x { pair / self.k } else { pair };
                 row::copy(b, caps, cols, (x, from * cols), (rows_of, r * cols));
             });
-            let dot = |into: Mem, panel: Expr<'_>| {
-                b.panel_dot(PanelArgs {
-                    x: b.at(rows_of, 0),
-                    x_row: b.n(cols),
-                    x_k: b.i(1),
-                    w: b.at(weight, panel * (cols * PANEL)),
-                    w_panel: b.n(cols * PANEL),
-                    out: b.at(into, 0),
-                    out_row: b.n(row_len),
-                    rows,
-                    panels,
-                    k: b.n(cols),
-                    accumulate: false,
-                });
-            };
-            dot(sums, first);
-            if let Some((ups, up)) = ups {
-                dot(ups, first + up as usize / PANEL);
-            }
-            b.range(0, rows, 1, |r| {
-                let pair = b.load(groups, pair(t + r, self.experts));
-                b.range(0, panels, 1, |p| {
-                    let from = r * row_len + p * PANEL;
-                    let col = (first + p) * PANEL;
-                    store_panel(b, self.n, col, |i, w| {
-                        let v = b.load_vec(sums, from + i, w);
-                        let v = match ups {
-                            None => v,
-                            Some((ups, _)) => v.silu() * b.load_vec(ups, from + i, w),
-                        };
-                        b.store(out, pair * self.n + col + i, v);
-                    });
-                });
-            });
+            let row = |r| b.load(groups, pair(t + r, self.experts)) * self.n;
+            panels.multiply(b.at(rows_of, 0), rows, row, |to, v| b.store(out, to, v));
         });
     }
 
     fn tasks(&self, caps: &Caps) -> Tasks {
         // `groups` is the fourth parameter: step, x, weight, groups, out.
         let each = match (caps.lanes, self.tiled()) {
-            (1, _) => self.groups() as u32,
-            (_, false) => self.panels() as u32,
+            (1, _) => self.grid().groups() as u32,
+            (_, false) => self.grid().panels() as u32,
             (_, true) => self.n.div_ceil(TILE),
         };
         Tasks { each, times: Times::Word { arg: 3 } }
@@ -321,7 +276,7 @@ impl ExpertLinear {
         caps: &'k Caps,
         [x, weight, groups, out]: [Mem; 4],
     ) {
-        let each = if self.tiled() { self.n.div_ceil(TILE) } else { self.panels() as u32 };
+        let each = if self.tiled() { self.n.div_ceil(TILE) } else { self.grid().panels() as u32 };
         let (slot, column) = (b.task() / each, b.task() % each);
         let expert = b.load(groups, active(slot));
         let product = Product {

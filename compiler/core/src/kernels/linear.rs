@@ -6,10 +6,11 @@
 
 use super::elementwise::{per_row, per_token};
 use super::gpu::product::{Product, TILE};
+use super::panels::{Grid, Panels};
 use super::step::Step;
 use super::{PANEL, Template, letter, row};
 use q35_artifact::{Amount, Cost, Tasks, Times};
-use q35_kernel::{Expr, KernelBuilder, Mem, PanelArgs};
+use q35_kernel::{Expr, KernelBuilder, Mem};
 use q35_target::Caps;
 use q35_types::{Count, DType, StepLayout};
 
@@ -44,8 +45,8 @@ pub enum Act {
 }
 
 impl Linear {
-    fn panels(&self) -> usize {
-        (self.n as usize).div_ceil(PANEL)
+    fn grid(&self) -> Grid {
+        Grid { n: self.n, k: self.k, weight: self.weight }
     }
 
     /// Whether a task of many lanes takes a tile of rows, not all of them.
@@ -76,18 +77,6 @@ impl Linear {
             p.split(b.task(), &source, &|row, col, v| put(row, col, v, 1));
         }
     }
-
-    /// Panels of a task: enough independent sums to keep a core busy with one row, few enough that they
-    /// stay in its cache, and enough tasks for many cores.
-    fn group(&self) -> usize {
-        group(self.n, self.k, self.weight)
-    }
-}
-
-pub(super) fn group(n: u32, k: u32, weight: DType) -> usize {
-    let cached = (256 << 10) / (PANEL * k as usize * weight.size()).max(1);
-    let spread = (n as usize).div_ceil(PANEL) / 32;
-    cached.min(spread).clamp(2, 4)
 }
 
 impl Template for Linear {
@@ -135,18 +124,10 @@ impl Template for Linear {
             self.on_lanes(&product, residual, out);
             return;
         }
-        let (k, group, tile) = (self.k as usize, self.group(), self.tile as usize);
-        let row_len = group * PANEL;
+        let k = self.k as usize;
         let staged = norm.is_some() || self.x != DType::F32;
-        let staging = staged.then(|| b.shared("rows", DType::F32, (tile * k) as u32));
-        let sums = b.shared("sums", DType::F32, (tile * row_len) as u32);
-        let ups = match self.act {
-            Act::None => None,
-            Act::SwiGlu { up } => Some((b.shared("ups", DType::F32, (tile * row_len) as u32), up)),
-        };
-
-        let first = b.task() * group;
-        let panels = (b.n(self.panels()) - first).min(group);
+        let staging = staged.then(|| b.shared("rows", DType::F32, self.tile * self.k));
+        let panels = Panels::new(b, self.grid(), self.act, self.tile, weight, b.task());
         let total = step.count(self.rows);
         b.range(0, total, self.tile, |t| {
             let rows = (total - t).min(self.tile);
@@ -165,52 +146,19 @@ impl Template for Linear {
                     }
                 });
             }
-            let dot = |into: Mem, panel: Expr<'_>| {
-                b.panel_dot(PanelArgs {
-                    x: staging.map_or_else(|| b.at(x, t * k), |s| b.at(s, 0)),
-                    x_row: b.n(k),
-                    x_k: b.i(1),
-                    w: b.at(weight, panel * (k * PANEL)),
-                    w_panel: b.n(k * PANEL),
-                    out: b.at(into, 0),
-                    out_row: b.n(row_len),
-                    rows,
-                    panels,
-                    k: b.n(k),
-                    accumulate: false,
-                });
+            let x = staging.map_or_else(|| b.at(x, t * k), |s| b.at(s, 0));
+            let store = |to, v: Expr<'_>| {
+                let residual = residual.map(|r| b.load_vec(r, to, v.ty().width));
+                b.store(out, to, residual.map_or(v, |r| v + r));
             };
-            dot(sums, first);
-            if let Some((ups, up)) = ups {
-                dot(ups, first + up as usize / PANEL);
-            }
-            b.range(0, rows, 1, |r| {
-                b.range(0, panels, 1, |p| {
-                    let from = r * row_len + p * PANEL;
-                    let col = (first + p) * PANEL;
-                    let to = (t + r) * self.n + col;
-                    let finish = |i: Expr<'_>, w: u8| {
-                        let mut v = b.load_vec(sums, from + i, w);
-                        if let Some((ups, _)) = ups {
-                            v = v.silu() * b.load_vec(ups, from + i, w);
-                        }
-                        if let Some(residual) = residual {
-                            v = v + b.load_vec(residual, to + i, w);
-                        }
-                        b.store(out, to + i, v);
-                    };
-                    store_panel(b, self.n, col, finish);
-                });
-            });
+            panels.multiply(x, rows, |r| (t + r) * self.n, store);
         });
     }
 
     fn tasks(&self, caps: &Caps) -> Tasks {
         match (caps.lanes, self.tiled()) {
-            (1, _) => {
-                Tasks { each: self.panels().div_ceil(self.group()) as u32, times: Times::Once }
-            }
-            (_, false) => Tasks { each: self.panels() as u32, times: Times::Once },
+            (1, _) => Tasks { each: self.grid().groups() as u32, times: Times::Once },
+            (_, false) => Tasks { each: self.grid().panels() as u32, times: Times::Once },
             (_, true) => Tasks { each: self.n.div_ceil(TILE), times: Times::Step(Count::Blocks) },
         }
     }
@@ -231,23 +179,5 @@ impl Template for Linear {
             flops: amount(2 * parts * n * k),
             ..Cost::default()
         }
-    }
-}
-
-/// `finish(index, width)` for the columns of a panel that begins at column `col` of `n`.
-pub(super) fn store_panel<'k>(
-    b: &'k KernelBuilder,
-    n: u32,
-    col: Expr<'k>,
-    finish: impl Fn(Expr<'k>, u8),
-) {
-    if (n as usize).is_multiple_of(PANEL) {
-        finish(b.i(0), PANEL as u8);
-    } else {
-        b.when_else(
-            (col + PANEL).le(n as i32),
-            || finish(b.i(0), PANEL as u8),
-            || b.range(0, b.i(n as i32) - col, 1, |i| finish(i, 1)),
-        );
     }
 }

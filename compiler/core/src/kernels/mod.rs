@@ -19,6 +19,7 @@ mod experts;
 mod gpu;
 mod linear;
 pub mod page;
+mod panels;
 mod qk_rope;
 mod row;
 mod step;

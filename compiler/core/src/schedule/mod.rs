@@ -14,7 +14,7 @@ use crate::kernels::Spec;
 use q35_artifact as plan;
 use q35_graph::{Entry, Graph, Port, Program, Value};
 use q35_target::Caps;
-use q35_types::{DType, Dim, Sizes, StepLayout};
+use q35_types::{Dim, Sizes, StepLayout};
 use select::{Selected, Source};
 use table::Tables;
 
@@ -226,13 +226,4 @@ fn check_in_place(graph: &Graph, selected: &Selected) {
     let later = &selected.launches[at + 1..];
     let reads = |l: &select::Launch| l.args.contains(&Source::Value(input));
     assert!(!later.iter().any(reads), "a block's input is read before its result is written");
-}
-
-/// The element type of what the block calls by this port, if it has it.
-pub fn port_dtype(program: &Program, port: Port) -> Option<DType> {
-    let graphs = program.blocks.iter();
-    graphs
-        .flat_map(|g| g.outputs.iter().map(move |(p, v)| (*p, g.ty(*v).dtype)))
-        .find(|(p, _)| *p == port)
-        .map(|(_, d)| d)
 }
