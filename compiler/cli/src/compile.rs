@@ -86,10 +86,10 @@ pub fn run(args: &Compile, verbose: u8) -> Result<(), Failure> {
         targets: &targets,
     };
     if let Some(stage) = &args.emit {
-        print(&q35_core::emit(&request, stage).map_err(Failure::new)?)?;
+        print(&q35_core::emit(&request, stage).map_err(refused)?)?;
     }
     let Some(output) = &args.output else { return Ok(()) };
-    let artifact = q35_core::compile(&request).map_err(Failure::new)?;
+    let artifact = q35_core::compile(&request).map_err(refused)?;
     artifact.write_file(output).map_err(Failure::new)?;
     if verbose > 0 {
         let bytes = std::fs::metadata(output).map_or(0, |m| m.len());
@@ -98,6 +98,14 @@ pub fn run(args: &Compile, verbose: u8) -> Result<(), Failure> {
         eprintln!("wrote `{}`: {kernels} kernels, {bytes} bytes, {seconds:.2} s", output.display());
     }
     Ok(())
+}
+
+fn refused(error: q35_core::CompileError) -> Failure {
+    let failure = Failure::new(&error);
+    match error.help() {
+        Some(help) => failure.help(help),
+        None => failure,
+    }
 }
 
 /// The text of a config and what it says.

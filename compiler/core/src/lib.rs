@@ -28,5 +28,5 @@ pub mod schedule;
 
 pub use frontend::build::Options;
 pub use frontend::config::Config;
-pub use link::{Request, compile, emit, stages};
+pub use link::{CompileError, Request, compile, emit, stages};
 pub use schedule::Limits;

@@ -24,12 +24,36 @@ pub struct Request<'a> {
     pub targets: &'a [&'a dyn Target],
 }
 
+/// A request that cannot be met.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+pub enum CompileError {
+    /// A target cannot lower one of the model's kernels.
+    #[error(transparent)]
+    Lower(#[from] LowerError),
+
+    /// Kernels count elements in `i32`.
+    #[error("{what} has {elements} elements, expected at most {MOST_ELEMENTS}")]
+    TooLarge { what: String, elements: u64, help: &'static str },
+}
+
+impl CompileError {
+    /// What to do about it.
+    pub fn help(&self) -> Option<&'static str> {
+        match self {
+            CompileError::Lower(_) => None,
+            CompileError::TooLarge { help, .. } => Some(help),
+        }
+    }
+}
+
+const MOST_ELEMENTS: u64 = i32::MAX as u64;
+
 /// The artifact of a request.
 ///
 /// # Errors
 ///
-/// [`LowerError`] when a target cannot lower one of the model's kernels.
-pub fn compile(request: &Request<'_>) -> Result<Artifact, LowerError> {
+/// [`CompileError`]: a size beyond what kernels can index, or a kernel that a target cannot lower.
+pub fn compile(request: &Request<'_>) -> Result<Artifact, CompileError> {
     let programs = optimised(request);
     let mut targets = vec![];
     let mut manifest: Option<artifact::Manifest> = None;
@@ -38,6 +62,7 @@ pub fn compile(request: &Request<'_>) -> Result<Artifact, LowerError> {
         let mut schedule = scheduled(request, &programs, &first.caps);
         let (kernels, variants) = lower(*target, &schedule)?;
         schedule.plan.kernels = kernels;
+        check_sizes(&schedule)?;
         targets.push(TargetSection {
             name: target.name().into(),
             activations: request.options.activations,
@@ -56,6 +81,40 @@ pub fn compile(request: &Request<'_>) -> Result<Artifact, LowerError> {
     })
 }
 
+/// Every buffer that a kernel sees can be indexed.
+fn check_sizes(schedule: &Schedule) -> Result<(), CompileError> {
+    let fits = |what: String, elements: u64, help| match elements <= MOST_ELEMENTS {
+        true => Ok(()),
+        false => Err(CompileError::TooLarge { what, elements, help }),
+    };
+    let (plan, manifest) = (&schedule.plan, &schedule.manifest);
+    for weight in &manifest.weights {
+        let elements = weight.packed().bytes() / weight.dtype.size();
+        let help = "no published model has such a matrix; is the config right?";
+        fits(format!("weight `{}`", weight.name), elements as u64, help)?;
+    }
+    let help = "a smaller `--max-chunk` or `--max-batch` may fit";
+    for state in plan.states.iter().filter(|s| s.unit == artifact::Unit::Slot) {
+        let elements = state.unit_bytes / 4 * u64::from(plan.step.max_seqs);
+        fits(format!("state `{}`", state.name), elements, help)?;
+    }
+    let blocks = plan.entries.iter().flat_map(|e| &e.blocks);
+    for launch in blocks.flat_map(|b| &b.launches) {
+        let kernel = &plan.kernels[launch.kernel as usize];
+        for (arg, param) in launch.args.iter().zip(&kernel.params) {
+            let bytes = match *arg {
+                artifact::Arg::Arena { bytes, .. } => bytes,
+                artifact::Arg::Buffer(n) => plan.buffers[n as usize].bytes,
+                artifact::Arg::Step => u64::from(plan.step.words()) * 4,
+                artifact::Arg::Weight(_) | artifact::Arg::State(_) => continue,
+            };
+            let what = format!("`{}` of kernel `{}`", param.name, kernel.name);
+            fits(what, bytes / param.dtype.size() as u64, help)?;
+        }
+    }
+    Ok(())
+}
+
 /// Every kernel of the plan, in its order, as a variant gets it.
 pub fn kernels(request: &Request<'_>, variant: &Variant) -> Vec<Kernel> {
     let schedule = scheduled(request, &optimised(request), &variant.caps);
@@ -71,7 +130,7 @@ pub fn stages() -> Vec<&'static str> {
 /// The text of a stage: every program as it was after it, or kernels, plan or code.
 ///
 /// Panics if `stage` is none of [`stages`].
-pub fn emit(request: &Request<'_>, stage: &str) -> Result<String, LowerError> {
+pub fn emit(request: &Request<'_>, stage: &str) -> Result<String, CompileError> {
     let mut text = String::new();
     match stage {
         "graph" => {

@@ -1,6 +1,6 @@
 //! Every published config, and every one of the golden checkpoints, through the whole compiler.
 
-use q35_core::{Config, Limits, Options, Request, compile};
+use q35_core::{CompileError, Config, Limits, Options, Request, compile};
 use q35_target::Target;
 use q35_target_cpu::Cpu;
 use q35_types::DType;
@@ -49,4 +49,24 @@ fn the_same_input_gives_the_same_bytes() {
     let config = Config::parse(&text).expect("a config of the family").config;
     let once = || compile(&request(&text, &config, &[&Cpu])).expect("compiles").to_bytes();
     assert_eq!(once(), once());
+}
+
+#[test]
+fn what_kernels_cannot_index_is_refused() {
+    let path = configs().into_iter().find(|p| p.ends_with("Qwen3.5-397B-A17B.json"));
+    let text = std::fs::read_to_string(path.expect("the largest model")).expect("config");
+    let config = Config::parse(&text).expect("a config of the family").config;
+    let limits = |max_chunk| Limits { max_context: 4096, max_batch: 8, max_chunk };
+    let with = |max_chunk| {
+        compile(&Request { limits: limits(max_chunk), ..request(&text, &config, &[&Cpu]) })
+    };
+    assert!(with(16384).is_ok());
+    let refused = with(65536).expect_err("65,536 tokens of ten experts each");
+    assert!(matches!(refused, CompileError::TooLarge { .. }), "{refused}");
+    assert!(refused.help().is_some_and(|h| h.contains("--max-chunk")));
+
+    let wide = text.replace("\"vocab_size\": 248320", "\"vocab_size\": 16000000");
+    let config = Config::parse(&wide).expect("a config of the family").config;
+    let refused = compile(&request(&wide, &config, &[&Cpu])).expect_err("65 billion elements");
+    assert!(refused.to_string().contains("embed_tokens.weight"), "{refused}");
 }
