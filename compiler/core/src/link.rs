@@ -141,7 +141,7 @@ pub fn emit(request: &Request<'_>, stage: &str) -> Result<String, CompileError> 
         "kernels" => {
             for (_, variant) in variants(request) {
                 for kernel in kernels(request, &variant) {
-                    text += &format!("# {variant}\n{kernel}");
+                    text += &format!("// {variant}\n{kernel}");
                 }
             }
         }

@@ -90,11 +90,11 @@ fn every_stage_is_emitted_as_text_that_can_be_read_back() {
         let text = emit(stage);
         match stage {
             "kernels" => {
-                // Lines between them say whose they are.
-                let all: Vec<_> = text.lines().filter(|line| !line.starts_with('#')).collect();
-                let all = all.join("\n") + "\n";
-                let kernels = q35_kernel::text::parse_all(&all).expect("kernels");
+                let kernels = q35_kernel::text::parse_all(&text).expect("kernels");
                 assert!(kernels.len() > 40, "of every variant");
+                // Comments between them say whose they are.
+                let all: Vec<_> = text.lines().filter(|line| !line.starts_with("//")).collect();
+                let all = all.join("\n") + "\n";
                 assert_eq!(kernels.iter().map(ToString::to_string).collect::<String>(), all);
             }
             "plan" => {
