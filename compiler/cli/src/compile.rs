@@ -71,7 +71,7 @@ pub fn run(args: &Compile, verbose: u8) -> Result<(), Failure> {
         eprintln!("note: {note}");
     }
     let config = parsed.config;
-    let targets = args.target.iter().map(|t| targets::find(t)).collect::<Result<Vec<_>, _>>()?;
+    let targets = targets::all(&args.target)?;
     let activations =
         args.activations.map_or(default_activations(targets[0].name()), Storage::dtype);
     let request = Request {

@@ -55,7 +55,11 @@ impl Build {
 
     /// The artifact of a config that is in no golden checkpoint.
     pub fn compile(self, config: &str) -> Artifact {
-        self.with_text(config, &q35_target_cpu::Cpu, |request| {
+        self.compile_for(config, &q35_target_cpu::Cpu)
+    }
+
+    pub fn compile_for(self, config: &str, target: &dyn Target) -> Artifact {
+        self.with_text(config, target, |request| {
             q35_core::compile(request).expect("a good config compiles")
         })
     }

@@ -134,6 +134,19 @@ fn a_config_of_another_family() {
 }
 
 #[test]
+fn targets_that_are_unknown_or_named_twice() {
+    let config = q35_e2e::golden::checkpoint("tiny-moe").join("config.json");
+    for (targets, says) in [("tpu", "`tpu`"), ("cpu,cpu", "`cpu` twice")] {
+        let command = |out: &Path| {
+            let mut command = compile(&config, out);
+            command.args(["--target", targets]);
+            command
+        };
+        refused(command, &["--target", says]);
+    }
+}
+
+#[test]
 fn a_config_that_contradicts_itself() {
     let heads = [("num_attention_heads", json!(5))];
     config_refused(&changed("tiny-moe", &heads), &["num_attention_heads", "5"]);

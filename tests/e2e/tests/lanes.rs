@@ -2,7 +2,9 @@
 
 use q35_e2e::evaluator::{Evaluator, Text, gpu};
 use q35_e2e::golden::{checkpoint, checkpoints, runs};
-use q35_e2e::run::{Build, logits};
+use q35_e2e::program::{outcome, q35c};
+use q35_e2e::run::{Build, cpu, logits};
+use q35_e2e::scratch::Scratch;
 use q35_runtime::{LoadOptions, Model};
 
 fn model(name: &str, build: Build, subgroup: u32) -> Model {
@@ -21,5 +23,30 @@ fn logits_are_those_of_transformers() {
             let found = logits(&mut model, &[tokens], chunk).remove(0);
             golden.assert_float32(&found, &format!("many lanes, chunk {chunk:?}"));
         }
+    }
+}
+
+#[test]
+fn a_head_wider_than_a_group_is_like_on_one_lane() {
+    let config = std::fs::read_to_string(checkpoint("dense-tied-odd").join("config.json"));
+    let config = config.expect("a golden config");
+    let wide = config.replace("\"linear_value_head_dim\": 36", "\"linear_value_head_dim\": 200");
+    assert_ne!(config, wide, "the config has the key");
+    let scratch = Scratch::new();
+    let (file, weights) = (scratch.file("config.json", &wide), scratch.join("weights"));
+    outcome(q35c().arg("synth").arg(file).arg("-o").arg(&weights)).text();
+
+    let tokens: Vec<u32> = (0..70).map(|n| n * 7 % 500).collect();
+    let run = |artifact, device, chunk| {
+        let model = Model::load_on(device, &artifact, &weights, LoadOptions::default());
+        logits(&mut model.expect("loads"), &[&tokens], chunk).remove(0)
+    };
+    let one = run(Build::FLOAT32.compile(&wide), cpu("sse2", 2), None);
+    let largest = one.iter().fold(0f32, |m, v| m.max(v.abs()));
+    for chunk in [None, Some(35)] {
+        let many = Build::FLOAT32.compile_for(&wide, &Text::new(gpu(32)));
+        let many = run(many, Box::new(Evaluator::default()), chunk);
+        let apart = one.iter().zip(&many).fold(0f32, |m, (a, b)| m.max((a - b).abs()));
+        assert!(apart < 1e-4 * largest, "chunk {chunk:?}: {apart} of {largest}");
     }
 }

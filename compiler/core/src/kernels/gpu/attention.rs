@@ -4,7 +4,6 @@
 //! a column. Both read pages as the single-lane schedule lays them out: sixteen neighbours at a time.
 
 use super::LANES;
-use crate::kernels::PANEL;
 use crate::kernels::attention::{Heads, Queries};
 use crate::kernels::step::Step;
 use q35_kernel::{Expr, KernelBuilder, Mem, ReduceOp};
@@ -77,7 +76,7 @@ pub fn attend<'k>(
     let acc = b.fold_vec(first, end, 1, zeros, |n, acc| {
         let page = step.page(q.seq, n);
         let filled = (q.context - n * PAGE).min(PAGE as i32);
-        let key = h.pages.keys(page, q.kv_head) + token / 16 * (16 * width) + token % 16;
+        let key = h.pages.key(h.pages.keys(page, q.kv_head), token, b.i(0));
         let none = vec![b.f(0.0); half as usize];
         let sums = b.fold_vec(0, width, 1, none, |c, sums| {
             let k = b.load(keys, key + c * 16);
@@ -129,13 +128,11 @@ pub fn attend<'k>(
             let mine = acc[round * ROWS as usize..][..ROWS as usize].iter().zip(&factors);
             let kept: Vec<Expr> = mine.map(|(&a, &f)| a * f).collect();
             next.extend(b.fold_vec(0, filled, 1, kept, |j, sums| {
-                let at =
-                    value + column / PANEL * (PANEL as u32 * PAGE) + j * PANEL + column % PANEL;
-                let v = b.load(values, at);
+                let v = b.load(values, h.pages.value(value, j, column));
                 let each = |(r, s): (usize, Expr<'k>)| {
                     b.mul_add(b.load(scores, j + r as u32 * PAGE), v, s)
                 };
-                sums.into_iter().enumerate().map(|(r, s)| each((r, s))).collect()
+                sums.into_iter().enumerate().map(each).collect()
             }));
         }
         b.barrier();

@@ -11,7 +11,7 @@ use q35_kernel::Expr;
 use q35_types::DType;
 
 impl<'k> Cx<'k> {
-    /// All tokens of a sequence, columns in rounds of as many as there are lanes.
+    /// All tokens of a sequence. A head with more columns than there are lanes gives each lane several.
     pub fn by_columns(&self, step: &Step<'k>, seq: Expr<'k>) {
         let b = self.b;
         let shape = self.shape();
@@ -20,29 +20,21 @@ impl<'k> Cx<'k> {
         let k = b.shared("k", DType::F32, shape.dk);
         let o = b.shared("o", DType::F32, dv);
         let widths = widths(dk);
-        let rounds = dv.div_ceil(LANES);
-        assert!(rounds == 1, "a value head has at most {LANES} columns");
 
-        let column = b.lane().min(dv as i32 - 1);
-        let mine = b.lane().lt(dv as i32);
-        let within = column / PANEL * (dk * PANEL) + column % PANEL;
         let slot = step.slot_of(seq);
-        let from = self.state_at(slot.max(0)) + within;
-        let fresh = slot.lt(0);
-        // A column of the state: its rows, in vectors that add up to dk.
-        let state: Vec<Expr> = widths
-            .iter()
-            .map(|&(at, w)| {
-                let rows: Vec<Expr> = (0..usize::from(w))
-                    .map(|i| {
-                        let load = || [b.load(self.state, from + (at + i) * PANEL)];
-                        let [v] = b.choose(fresh, || [b.f(0.0)], load);
-                        v
-                    })
-                    .collect();
-                if w == 1 { rows[0] } else { b.vector(&rows) }
+        // A lane's columns: where in a head's state each is, and whether there is one.
+        let columns: Vec<(Expr, Expr)> = (0..dv.div_ceil(LANES))
+            .map(|round| {
+                let column = b.lane() + round * LANES;
+                (column.min(dv as i32 - 1), column.lt(dv as i32))
             })
             .collect();
+        let within = |column: Expr<'k>| column / PANEL * (dk * PANEL) + column % PANEL;
+        let state = columns.iter().flat_map(|&(column, _)| {
+            let from = self.state_at(slot.max(0)) + within(column);
+            self.read_column(from, slot.lt(0), &widths)
+        });
+        let state: Vec<Expr> = state.collect();
 
         let (first, end) = step.tiles_of(seq);
         b.fold_vec(first, end, 1, state, |n, state| {
@@ -63,29 +55,54 @@ impl<'k> Cx<'k> {
                     let sums = widths.iter().zip(state).map(|(p, &s)| part(m, p) * s);
                     add_up(sums.collect())
                 };
-                let read = dot(k, &state) * alpha;
-                let error = (b.load(self.qkv, v_at + column) - read) * beta;
-                let next: Vec<Expr> = widths
-                    .iter()
-                    .zip(&state)
-                    .map(|(p, &s)| b.mul_add(part(k, p), error, s * alpha))
-                    .collect();
-                let out = dot(q, &next);
-                b.when(mine, || b.store(o, column, out));
+                let mut next: Vec<Expr> = vec![];
+                for (&(column, mine), state) in columns.iter().zip(state.chunks(widths.len())) {
+                    let read = dot(k, state) * alpha;
+                    let error = (b.load(self.qkv, v_at + column) - read) * beta;
+                    let rows = widths.iter().zip(state);
+                    let new: Vec<Expr> =
+                        rows.map(|(p, &s)| b.mul_add(part(k, p), error, s * alpha)).collect();
+                    let out = dot(q, &new);
+                    b.when(mine, || b.store(o, column, out));
+                    next.extend(new);
+                }
                 b.barrier();
                 self.finish(o, b.i(0), token);
                 next
             });
-            b.when(tile.slot.ge(0).and(mine), || {
-                let to = self.state_at(tile.slot) + within;
-                for (&(at, w), &rows) in widths.iter().zip(&state) {
-                    for i in 0..w {
-                        b.store(self.state, to + (at + usize::from(i)) * PANEL, rows.extract(i));
+            for (&(column, mine), state) in columns.iter().zip(state.chunks(widths.len())) {
+                b.when(tile.slot.ge(0).and(mine), || {
+                    let to = self.state_at(tile.slot) + within(column);
+                    for (&(at, w), &rows) in widths.iter().zip(state) {
+                        for i in 0..w {
+                            let at = to + (at + usize::from(i)) * PANEL;
+                            b.store(self.state, at, rows.extract(i));
+                        }
                     }
-                }
-            });
+                });
+            }
             state
         });
+    }
+
+    /// A column of the state that begins at `from`, or zeros: its rows in vectors of these widths.
+    fn read_column(
+        &self,
+        from: Expr<'k>,
+        fresh: Expr<'k>,
+        widths: &[(usize, u8)],
+    ) -> Vec<Expr<'k>> {
+        let b = self.b;
+        let row = |at: usize| {
+            let load = || [b.load(self.state, from + at * PANEL)];
+            let [v] = b.choose(fresh, || [b.f(0.0)], load);
+            v
+        };
+        let vector = |&(at, w): &(usize, u8)| match w {
+            1 => row(at),
+            _ => b.vector(&(at..at + usize::from(w)).map(row).collect::<Vec<_>>()),
+        };
+        widths.iter().map(vector).collect()
     }
 }
 
