@@ -89,7 +89,7 @@ pub fn run(args: &Bench, verbose: u8) -> Result<(), Failure> {
         Some(folder) => Weights::Checkpoint(folder),
         None => Weights::Random,
     };
-    let model = loading::load(&args.artifact, weights, &args.machine, kv_tokens, verbose)?;
+    let model = loading::load(&artifact, weights, &args.machine, kv_tokens, verbose)?;
     let (device, memory) = (model.device().clone(), model.memory_use());
     let target = artifact.target(device.target).expect("the model was loaded for it");
 

@@ -60,7 +60,7 @@ pub fn artifact(path: &Path) -> Result<Artifact, Failure> {
 ///
 /// See [`q35_runtime::LoadError`].
 pub fn load(
-    artifact: &Path,
+    artifact: &Artifact,
     weights: Weights<'_>,
     machine: &Machine,
     kv_tokens: Option<u64>,
@@ -85,7 +85,7 @@ pub fn load(
         ..LoadOptions::default()
     };
     let loaded = match weights {
-        Weights::Checkpoint(path) => Model::load(artifact, path, options),
+        Weights::Checkpoint(path) => Model::load_artifact(artifact, path, options),
         Weights::Random => Model::load_random(artifact, RANDOM_SEED, options),
     };
     bar.finish_and_clear();
@@ -99,7 +99,7 @@ pub fn load(
             Weights::Random => "random weights".into(),
         };
         let seconds = start.elapsed().as_secs_f64();
-        eprintln!("loaded `{}` with {source} in {seconds:.2} s", artifact.display());
+        eprintln!("loaded {source} in {seconds:.2} s");
         eprintln!("on {}", model.device());
         eprintln!("memory: {}", model.memory_use());
         eprintln!("room for {} tokens of KV cache", model.kv_tokens());

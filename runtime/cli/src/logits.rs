@@ -55,14 +55,13 @@ fn ids(text: &str) -> Result<Ids, String> {
 
 pub fn run(args: &Logits, verbose: u8) -> Result<(), Failure> {
     // Found out before minutes of loading.
-    loading::artifact(&args.artifact)?;
+    let artifact = loading::artifact(&args.artifact)?;
     let mut output = Output::create(&args.output)?;
     let prompts: Vec<&[u32]> = args.tokens.iter().map(|ids| ids.0.as_slice()).collect();
     let tokens = prompts.iter().map(|p| p.len().next_multiple_of(PAGE as usize) as u64);
     let kv_tokens = tokens.sum::<u64>().max(PAGE.into());
     let weights = Weights::Checkpoint(&args.weights);
-    let mut model =
-        loading::load(&args.artifact, weights, &args.machine, Some(kv_tokens), verbose)?;
+    let mut model = loading::load(&artifact, weights, &args.machine, Some(kv_tokens), verbose)?;
     if verbose > 1 {
         prompts.iter().for_each(|ids| eprintln!("tokens: {}", loading::listed(ids)));
     }

@@ -158,12 +158,12 @@ pub fn run(args: &Run, verbose: u8) -> Result<(), Failure> {
     }
 
     let mut stop_ids = match defaults.eos_ids.as_slice() {
-        [] => artifact.model.eos,
+        [] => artifact.model.eos.clone(),
         ids => ids.to_vec(),
     };
     stop_ids.extend(tokenizer.eos().filter(|id| !stop_ids.contains(id)));
     let weights = Weights::Checkpoint(&args.weights);
-    let model = loading::load(&args.artifact, weights, &args.machine, args.kv_tokens, verbose)?;
+    let model = loading::load(&artifact, weights, &args.machine, args.kv_tokens, verbose)?;
     let request = Request {
         max_tokens: Some(args.max_tokens.unwrap_or_else(|| default_tokens(&model, prompt.len()))),
         sampling: args.sampling.over(&defaults.sampling),

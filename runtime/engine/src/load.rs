@@ -75,9 +75,21 @@ impl Model {
         weights: &Path,
         options: LoadOptions<'_>,
     ) -> Result<Self, LoadError> {
-        let artifact = Artifact::read_file(artifact)?;
-        let device = open(&artifact, &options)?;
-        assemble(device, &artifact, WeightSource::Checkpoint(weights), options)
+        Self::load_artifact(&Artifact::read_file(artifact)?, weights, options)
+    }
+
+    /// As [`load`](Self::load), of an artifact that has been read.
+    ///
+    /// # Errors
+    ///
+    /// As [`load`](Self::load).
+    pub fn load_artifact(
+        artifact: &Artifact,
+        weights: &Path,
+        options: LoadOptions<'_>,
+    ) -> Result<Self, LoadError> {
+        let device = open(artifact, &options)?;
+        assemble(device, artifact, WeightSource::Checkpoint(weights), options)
     }
 
     /// Load an artifact that is in memory onto a device of the caller's; `options.device` and
@@ -101,13 +113,12 @@ impl Model {
     ///
     /// As [`load`](Self::load).
     pub fn load_random(
-        artifact: &Path,
+        artifact: &Artifact,
         seed: u64,
         options: LoadOptions<'_>,
     ) -> Result<Self, LoadError> {
-        let artifact = Artifact::read_file(artifact)?;
-        let device = open(&artifact, &options)?;
-        assemble(device, &artifact, WeightSource::Random(seed), options)
+        let device = open(artifact, &options)?;
+        assemble(device, artifact, WeightSource::Random(seed), options)
     }
 }
 

@@ -45,7 +45,7 @@ fn a_head_wider_than_a_group_is_like_on_one_lane() {
     let largest = one.iter().fold(0f32, |m, v| m.max(v.abs()));
     for chunk in [None, Some(35)] {
         let many = Build::FLOAT32.compile_for(&wide, &Text::new(gpu(32)));
-        let many = run(many, Box::new(Evaluator::default()), chunk);
+        let many = run(many, Box::<Evaluator>::default(), chunk);
         let apart = one.iter().zip(&many).fold(0f32, |m, (a, b)| m.max((a - b).abs()));
         assert!(apart < 1e-4 * largest, "chunk {chunk:?}: {apart} of {largest}");
     }
