@@ -308,7 +308,7 @@ impl Template for AttendPrefill {
         Tasks { each: self.0.heads * blocks, times: Times::Step(Count::Tiles) }
     }
 
-    fn cost(&self) -> Cost {
+    fn cost(&self, _: &Caps) -> Cost {
         // A page is read by each query head of its group, for the tokens of a tile together.
         self.0.cost(f64::from(self.0.group()) / f64::from(PAGE))
     }
@@ -374,7 +374,7 @@ impl Template for AttendSplit {
         Tasks { each, times: Times::Step(Count::Seqs) }
     }
 
-    fn cost(&self) -> Cost {
+    fn cost(&self, _: &Caps) -> Cost {
         let partial = self.0.heads as usize * self.0.partial() * 4;
         Cost {
             activations_read: per_token(self.0.q_cols() as usize * self.0.dtype.size()),
@@ -421,7 +421,7 @@ impl Template for AttendCombine {
         Tasks { each: self.0.heads, times: Times::Step(Count::Seqs) }
     }
 
-    fn cost(&self) -> Cost {
+    fn cost(&self, _: &Caps) -> Cost {
         let q = self.0.q_cols() as usize * self.0.dtype.size();
         Cost {
             activations_read: per_token(q + self.0.heads as usize * self.0.partial() * 4),

@@ -101,7 +101,7 @@ impl Template for DeltaConv {
         Tasks { each: 2 * self.nk + self.nv, times: Times::Step(Count::Seqs) }
     }
 
-    fn cost(&self) -> Cost {
+    fn cost(&self, _: &Caps) -> Cost {
         let channels = self.channels() as usize;
         let history = 2 * (self.taps as usize - 1) * channels * 4;
         let weights = self.taps as usize * channels * 4;

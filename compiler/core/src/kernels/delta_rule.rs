@@ -102,7 +102,7 @@ impl Template for DeltaRule {
         Tasks { each: self.shape.nv, times: Times::Step(Count::Seqs) }
     }
 
-    fn cost(&self) -> Cost {
+    fn cost(&self, _: &Caps) -> Cost {
         let DeltaShape { nk: _, dk, nv, dv } = self.shape;
         let state = 2 * nv as usize * self.shape.head_state() * 4;
         let columns = self.shape.channels() + nv * dv + 2 * nv;

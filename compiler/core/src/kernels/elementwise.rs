@@ -47,7 +47,7 @@ impl Template for Embed {
         Tasks { each: 1, times: Times::Step(Count::Tokens) }
     }
 
-    fn cost(&self) -> Cost {
+    fn cost(&self, _: &Caps) -> Cost {
         Cost {
             weights: per_token(self.hidden as usize * self.table.size()),
             activations_written: per_token(self.hidden as usize * self.out.size()),
@@ -81,7 +81,7 @@ impl Template for Gather {
         Tasks { each: 1, times: Times::Step(Count::Rows) }
     }
 
-    fn cost(&self) -> Cost {
+    fn cost(&self, _: &Caps) -> Cost {
         Cost {
             activations_read: per_row(self.hidden as usize * self.x.size()),
             activations_written: per_row(self.hidden as usize * 4),
@@ -125,7 +125,7 @@ impl Template for RmsNorm {
         Tasks { each: 1, times: Times::Step(self.rows) }
     }
 
-    fn cost(&self) -> Cost {
+    fn cost(&self, _: &Caps) -> Cost {
         let amount = |n: usize| match self.rows {
             Count::Rows => per_row(n),
             _ => per_token(n),
@@ -177,7 +177,7 @@ impl Template for RopeTable {
         Tasks { each: 1, times: Times::Step(Count::Tokens) }
     }
 
-    fn cost(&self) -> Cost {
+    fn cost(&self, _: &Caps) -> Cost {
         Cost {
             activations_written: per_token(self.n as usize * 8),
             flops: per_token(self.n as usize * 40),

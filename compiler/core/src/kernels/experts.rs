@@ -60,7 +60,7 @@ impl Template for TopK {
         Tasks { each: 1, times: Times::Step(Count::Tokens) }
     }
 
-    fn cost(&self) -> Cost {
+    fn cost(&self, _: &Caps) -> Cost {
         Cost {
             activations_read: per_token(self.experts as usize * 4),
             activations_written: per_token(self.k as usize * 4),
@@ -132,7 +132,7 @@ impl Template for ExpertGroups {
         Tasks { each: 1, times: Times::Once }
     }
 
-    fn cost(&self) -> Cost {
+    fn cost(&self, _: &Caps) -> Cost {
         Cost {
             activations_read: per_token(2 * self.k as usize * 4),
             activations_written: per_token(self.k as usize * 4),
@@ -247,7 +247,7 @@ impl Template for ExpertLinear {
         Tasks { each, times: Times::Word { arg: 3 } }
     }
 
-    fn cost(&self) -> Cost {
+    fn cost(&self, _: &Caps) -> Cost {
         let parts = if self.act == Act::None { 1 } else { 2 };
         let (n, cols, k) = (self.n as usize, self.cols as usize, self.k as usize);
         let rows = if self.shared_x { 1 } else { k };
@@ -362,7 +362,7 @@ impl Template for ExpertCombine {
         Tasks { each: 1, times: Times::Step(Count::Tokens) }
     }
 
-    fn cost(&self) -> Cost {
+    fn cost(&self, _: &Caps) -> Cost {
         let hidden = self.hidden as usize;
         Cost {
             activations_read: per_token((self.k as usize + 2) * hidden * self.dtype.size()),

@@ -163,7 +163,7 @@ impl Template for Linear {
         }
     }
 
-    fn cost(&self) -> Cost {
+    fn cost(&self, _: &Caps) -> Cost {
         let parts = if self.act == Act::None { 1 } else { 2 };
         let amount = |n: usize| match self.rows {
             Count::Rows => per_row(n),

@@ -43,7 +43,8 @@ pub trait Template {
     fn name(&self) -> String;
     fn build(&self, b: &KernelBuilder, caps: &Caps, step: &StepLayout);
     fn tasks(&self, caps: &Caps) -> Tasks;
-    fn cost(&self) -> Cost;
+    /// What a launch moves and computes; re-reads of weights included, as they depend on the machine.
+    fn cost(&self, caps: &Caps) -> Cost;
 }
 
 macro_rules! specs {

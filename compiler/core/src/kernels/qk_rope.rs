@@ -94,7 +94,7 @@ impl Template for QkRope {
         Tasks { each: self.heads + self.pages.kv_heads, times: Times::Step(Count::Tokens) }
     }
 
-    fn cost(&self) -> Cost {
+    fn cost(&self, _: &Caps) -> Cost {
         let Pages { kv_heads, width } = self.pages;
         let row = ((self.heads + 2 * kv_heads) * width) as usize;
         Cost {

@@ -200,7 +200,7 @@ fn block(
         .into_iter()
         .map(|launch| {
             let template = launch.spec.template();
-            let (tasks, cost) = (template.tasks(caps), template.cost());
+            let (tasks, cost) = (template.tasks(caps), template.cost(caps));
             let kernel = match specs.iter().position(|s| *s == launch.spec) {
                 Some(n) => n,
                 None => {
