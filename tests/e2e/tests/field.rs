@@ -308,7 +308,7 @@ fn decay_and_state_are_float32_when_all_else_is_16_bit() {
         let mut slots: Vec<u64> =
             states.iter().filter(|s| s.unit == Unit::Slot).map(|s| s.unit_bytes).collect();
         slots.sort_unstable();
-        let mut expected = vec![nv * dk * dv * 4, (2 * nk * dk + nv * dv) * (taps - 1) * 4];
+        let mut expected = vec![nv * dk * dv * 4, (2 * nk * dk + nv * dv) * taps * 4];
         expected.sort_unstable();
         // Rows may be padded, but not to twice their length.
         let whole = slots.iter().zip(&expected).all(|(found, bytes)| found >= bytes);

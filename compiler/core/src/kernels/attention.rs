@@ -13,7 +13,7 @@
 
 use super::elementwise::per_token;
 use super::gpu::LANES;
-use super::gpu::attention::{ROWS, attend};
+use super::gpu::attention::{self, ROWS, Sight, attend};
 use super::page::Pages;
 use super::step::Step;
 use super::{PANEL, Template, letter, padded, row};
@@ -36,20 +36,44 @@ pub struct Heads {
     pub kv: DType,
 }
 
-/// How long sequences are shared out in `decode`.
+/// How long sequences are shared out in `decode`: runs of pages that count from position 0, short ones
+/// first, so that a sequence of some thousand tokens has many, then long ones, so that the longest has not
+/// too many.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Split {
-    /// Pages of a split.
-    pub pages: u32,
+    /// Pages of a long split.
+    long: u32,
     /// Splits of the longest sequence.
     pub splits: u32,
 }
 
 impl Split {
-    /// At least four pages, at most 64 splits.
+    /// Pages of a short split, and how many of those there are.
+    pub(super) const PAGES: u32 = 4;
+    const SHORT: u32 = 64;
+
     pub fn of(max_pages: u32) -> Split {
-        let pages = max_pages.div_ceil(64).max(4);
-        Split { pages, splits: max_pages.div_ceil(pages) }
+        let rest = max_pages.saturating_sub(Self::PAGES * Self::SHORT);
+        let long = rest.div_ceil(Self::SHORT).max(1);
+        let short = max_pages.div_ceil(Self::PAGES).min(Self::SHORT);
+        Split { long, splits: short + rest.div_ceil(long) }
+    }
+
+    /// The first page of split `number`.
+    pub fn first<'k>(&self, number: Expr<'k>) -> Expr<'k> {
+        let beyond = (number - Self::SHORT).max(0);
+        number.min(Self::SHORT as i32) * Self::PAGES + beyond * self.long
+    }
+
+    /// Splits of a sequence of so many pages.
+    pub fn used<'k>(&self, pages: Expr<'k>) -> Expr<'k> {
+        let most = (Self::PAGES * Self::SHORT) as i32;
+        let short = (pages.min(most) + (Self::PAGES - 1)) / Self::PAGES;
+        short + ((pages - most).max(0) + (self.long - 1)) / self.long
+    }
+
+    fn text(&self) -> String {
+        format!("{}x{}", self.splits, self.long)
     }
 }
 
@@ -63,7 +87,7 @@ pub struct AttendSplit(pub Heads, pub Split);
 pub struct AttendCombine(pub Heads, pub Split);
 
 impl Heads {
-    fn group(&self) -> u32 {
+    pub(super) fn group(&self) -> u32 {
         self.heads / self.pages.kv_heads
     }
 
@@ -71,7 +95,7 @@ impl Heads {
         padded(self.pages.width)
     }
 
-    fn q_cols(&self) -> u32 {
+    pub(super) fn q_cols(&self) -> u32 {
         self.heads * self.pages.width
     }
 
@@ -138,17 +162,17 @@ struct Attend<'k> {
 }
 
 /// Which queries, and what they may see.
-pub(super) struct Queries<'k> {
-    pub q: (Mem, Expr<'k>),
-    pub q_row: Expr<'k>,
-    pub rows: Expr<'k>,
+struct Queries<'k> {
+    q: (Mem, Expr<'k>),
+    q_row: Expr<'k>,
+    rows: Expr<'k>,
     /// Position of the first row, and what each further row adds.
-    pub pos: Expr<'k>,
-    pub pos_step: i32,
-    pub seq: Expr<'k>,
-    pub kv_head: Expr<'k>,
+    pos: Expr<'k>,
+    pos_step: i32,
+    seq: Expr<'k>,
+    kv_head: Expr<'k>,
     /// Positions that have keys.
-    pub context: Expr<'k>,
+    context: Expr<'k>,
 }
 
 impl<'k> Attend<'k> {
@@ -316,7 +340,7 @@ impl Template for AttendPrefill {
 
 impl Template for AttendSplit {
     fn name(&self) -> String {
-        format!("attend_split_{}_{}x{}", self.0.text(), self.1.splits, self.1.pages)
+        format!("attend_split_{}_{}", self.0.text(), self.1.text())
     }
 
     fn build(&self, b: &KernelBuilder, caps: &Caps, layout: &StepLayout) {
@@ -338,8 +362,8 @@ impl Template for AttendSplit {
         let (seq, rest) = (b.task() / each, b.task() % each);
         let (kv_head, number) = (rest / split.splits, rest % split.splits);
         let tile = step.tile(step.tiles_of(seq).0);
-        let first = number * split.pages;
-        let end = (first + split.pages).min(tile.pos / PAGE + 1);
+        let first = split.first(number);
+        let end = split.first(number + 1).min(tile.pos / PAGE + 1);
         b.when(first.lt(end), || {
             let from = (tile.token * h.heads + kv_head * group) * width;
             let q = if h.dtype == DType::F32 {
@@ -386,7 +410,7 @@ impl Template for AttendSplit {
 
 impl Template for AttendCombine {
     fn name(&self) -> String {
-        format!("attend_combine_{}_{}x{}", self.0.text(), self.1.splits, self.1.pages)
+        format!("attend_combine_{}_{}", self.0.text(), self.1.text())
     }
 
     fn build(&self, b: &KernelBuilder, caps: &Caps, layout: &StepLayout) {
@@ -399,7 +423,7 @@ impl Template for AttendCombine {
 
         let (seq, head) = (b.task() / h.heads, b.task() % h.heads);
         let tile = step.tile(step.tiles_of(seq).0);
-        let used = (tile.pos / PAGE + split.pages) / split.pages;
+        let used = split.used(tile.pos / PAGE + 1);
         let at = |n| partial_at(&h, split, seq, head, n);
         let [highest] = b.fold(0, used, 1, [b.f(f32::NEG_INFINITY)], |n, [m]| {
             [m.max(b.load(partial, at(n) + wide))]
@@ -450,6 +474,26 @@ impl Heads {
         if caps.lanes > 1 { self.group().div_ceil(ROWS) } else { 1 }
     }
 
+    /// `rows` of sixteen queries, scaled; those that are not there repeat the last.
+    fn stage<'k>(
+        &self,
+        b: &'k KernelBuilder,
+        (q, from): (Mem, Expr<'k>),
+        row_len: u32,
+        rows: Expr<'k>,
+    ) -> attention::Queries {
+        let width = self.pages.width;
+        let staged = attention::Queries::new(b, ROWS, width);
+        b.range(0, ROWS, 1, |r| {
+            let row = from + r.min(rows - 1) * row_len;
+            b.range(b.lane(), width, LANES, |c| {
+                b.store(staged.mem, staged.at(r, c), b.load(q, row + c) * self.scale);
+            });
+        });
+        b.barrier();
+        staged
+    }
+
     fn prefill_on_lanes<'k>(
         &self,
         b: &'k KernelBuilder,
@@ -461,18 +505,17 @@ impl Heads {
         let (tile, head, first) = (step.tile(tile), rest / blocks, rest % blocks * ROWS);
         let rows = (tile.len - first).min(ROWS as i32);
         b.when(rows.gt(0), || {
-            let queries = Queries {
-                q: (q, (tile.token + first) * self.q_cols() + head * self.pages.width),
-                q_row: b.n(self.q_cols() as usize),
-                rows,
-                pos: tile.pos + first,
-                pos_step: 1,
+            let from = (tile.token + first) * self.q_cols() + head * self.pages.width;
+            let queries = self.stage(b, (q, from), self.q_cols(), rows);
+            let see = Sight {
                 seq: tile.seq,
                 kv_head: head / self.group(),
+                pos: tile.pos + first,
+                pos_step: 1,
                 context: tile.pos + tile.len,
             };
             let pages = (b.i(0), tile.pos / PAGE + 1);
-            let running = attend(b, *self, (keys, values), step, &queries, pages);
+            let running = attend(b, *self, (keys, values), step, queries, &see, pages);
             let width = self.pages.width;
             running.each(b, width, rows, |r, column, sum| {
                 let token = tile.token + first + r;
@@ -497,34 +540,40 @@ impl Heads {
         let (kv_head, rest) = (rest / (blocks * split.splits), rest % (blocks * split.splits));
         let (block, number) = (rest / split.splits, rest % split.splits);
         let tile = step.tile(step.tiles_of(seq).0);
-        let first = number * split.pages;
-        let end = (first + split.pages).min(tile.pos / PAGE + 1);
+        let first = split.first(number);
+        let end = split.first(number + 1).min(tile.pos / PAGE + 1);
         b.when(first.lt(end), || {
             let head = kv_head * self.group() + block * ROWS;
             let width = self.pages.width;
             let rows = (b.n(self.group() as usize) - block * ROWS).min(ROWS as i32);
-            let queries = Queries {
-                q: (q, (tile.token * self.heads + head) * width),
-                q_row: b.n(width as usize),
-                rows,
-                pos: tile.pos,
-                pos_step: 0,
-                seq,
-                kv_head,
-                context: tile.pos + 1,
-            };
-            let running = attend(b, *self, (keys, values), step, &queries, (first, end));
-            let at = |r: Expr<'k>| partial_at(self, split, seq, head + r, number);
-            running.each(b, width, rows, |r, column, sum| b.store(partial, at(r) + column, sum));
-            // Columns that pad the row are joined, though nobody reads what they give.
-            b.range(b.lane() + width, self.wide(), LANES, |column| {
-                b.range(0, rows, 1, |r| b.store(partial, at(r) + column, b.f(0.0)));
-            });
-            b.when(b.lane().lt(rows), || {
-                let to = at(b.lane()) + self.wide();
-                b.store(partial, to, b.load(running.m, b.lane()));
-                b.store(partial, to + 1, b.load(running.l, b.lane()));
-            });
+            let queries = self.stage(b, (q, (tile.token * self.heads + head) * width), width, rows);
+            let see = Sight { seq, kv_head, pos: tile.pos, pos_step: 0, context: tile.pos + 1 };
+            let running = attend(b, *self, (keys, values), step, queries, &see, (first, end));
+            self.leave(b, split, &running, partial, (seq, head, number), rows);
+        });
+    }
+
+    /// What a split found for `rows` heads from `head` on, for [`AttendCombine`].
+    pub(super) fn leave<'k>(
+        &self,
+        b: &'k KernelBuilder,
+        split: Split,
+        running: &attention::Running<'k>,
+        partial: Mem,
+        (seq, head, number): (Expr<'k>, Expr<'k>, Expr<'k>),
+        rows: Expr<'k>,
+    ) {
+        let width = self.pages.width;
+        let at = |r: Expr<'k>| partial_at(self, split, seq, head + r, number);
+        running.each(b, width, rows, |r, column, sum| b.store(partial, at(r) + column, sum));
+        // Columns that pad the row are joined, though nobody reads what they give.
+        b.range(b.lane() + width, self.wide(), LANES, |column| {
+            b.range(0, rows, 1, |r| b.store(partial, at(r) + column, b.f(0.0)));
+        });
+        b.when(b.lane().lt(rows), || {
+            let to = at(b.lane()) + self.wide();
+            b.store(partial, to, b.load(running.m, b.lane()));
+            b.store(partial, to + 1, b.load(running.l, b.lane()));
         });
     }
 }

@@ -2,6 +2,9 @@
 //!
 //! A task is one head's columns of one sequence, so that the head's l2 norm stays inside and the
 //! history, which a sequence may read and write in the same place, has one owner.
+//!
+//! The history is a ring: of as many rows as there are taps, the inputs of the token at position p are in row
+//! p mod taps. One row more than is looked back at, so that a new row overwrites none that is still read.
 
 use super::elementwise::per_token;
 use super::step::Step;
@@ -29,8 +32,13 @@ pub struct DeltaConv {
 }
 
 impl DeltaConv {
-    fn channels(&self) -> u32 {
+    pub(super) fn channels(&self) -> u32 {
         2 * self.nk * self.dk + self.nv * self.dv
+    }
+
+    /// Where in the history the inputs of the token at `position` begin.
+    pub(super) fn ring<'k>(&self, slot: Expr<'k>, position: Expr<'k>) -> Expr<'k> {
+        (slot * self.taps + position % self.taps) * self.channels()
     }
 }
 
@@ -54,6 +62,7 @@ impl Template for DeltaConv {
         let (seq, head) = (b.task() / heads, b.task() % heads);
         let (first, end) = step.tiles_of(seq);
         let last = step.tile(end - 1);
+        let begin = step.tile(first);
         let cx = Cx {
             b,
             caps,
@@ -62,7 +71,8 @@ impl Template for DeltaConv {
             weight,
             history,
             slot: step.slot_of(seq),
-            start: step.tile(first).token,
+            start: begin.token,
+            pos: begin.pos,
             end: last.token + last.len,
         };
         b.when_else(
@@ -103,7 +113,8 @@ impl Template for DeltaConv {
 
     fn cost(&self, _: &Caps) -> Cost {
         let channels = self.channels() as usize;
-        let history = 2 * (self.taps as usize - 1) * channels * 4;
+        // What is looked back at, and at least one new row.
+        let history = self.taps as usize * channels * 4;
         let weights = self.taps as usize * channels * 4;
         Cost {
             weights: Amount { once: weights as f64, ..Amount::default() },
@@ -124,12 +135,14 @@ struct Cx<'k> {
     weight: Mem,
     history: Mem,
     slot: Expr<'k>,
+    /// The step's first row, and its position in the sequence.
     start: Expr<'k>,
+    pos: Expr<'k>,
     end: Expr<'k>,
 }
 
 impl<'k> Cx<'k> {
-    /// Rows that the history holds.
+    /// Rows that a token looks back at.
     fn before(&self) -> i32 {
         self.d.taps as i32 - 1
     }
@@ -142,11 +155,11 @@ impl<'k> Cx<'k> {
     fn row_or_history(&self, t: Expr<'k>, c: Expr<'k>, w: u8) -> Expr<'k> {
         let b = self.b;
         let past = || {
-            let row = self.slot * self.before() + (t - self.start + self.before());
+            let position = self.pos + (t - self.start);
             b.choose(
-                self.slot.lt(0),
+                self.slot.lt(0).or(position.lt(0)),
                 || [b.f(0.0).splat(w)],
-                || [b.load_vec(self.history, row * self.d.channels() + c, w)],
+                || [b.load_vec(self.history, self.d.ring(self.slot, position) + c, w)],
             )
         };
         let [v] = b.choose(t.ge(self.start), || [self.row(t, c, w)], past);
@@ -185,13 +198,13 @@ impl<'k> Cx<'k> {
         b.range(first, end, 1, |n| {
             let tile = step.tile(n);
             b.when(tile.slot.ge(0), || {
-                let oldest = tile.token + tile.len - self.before();
-                // Ascending: a slot written in place is read ahead of where it is written.
-                b.range(0, self.before(), 1, |j| {
-                    row::each(b, self.caps, len as usize, |i, w| {
-                        let v = self.row_or_history(oldest + j, col + i, w);
-                        let to = (tile.slot * self.before() + j) * self.d.channels() + col + i;
-                        b.store(self.history, to, v);
+                // From the first row there is; in its own slot, older ones are there already.
+                let there = tile.slot.eq(self.slot).select(self.pos, 0) - tile.pos;
+                b.range((tile.len - self.before()).max(there), tile.len, 1, |i| {
+                    let to = self.d.ring(tile.slot, tile.pos + i) + col;
+                    row::each(b, self.caps, len as usize, |c, w| {
+                        let v = self.row_or_history(tile.token + i, col + c, w);
+                        b.store(self.history, to + c, v);
                     });
                 });
             });

@@ -9,7 +9,7 @@
 //! A task loops over its expert's tokens, so an expert's weights are read once however many tokens chose it.
 
 use super::elementwise::per_token;
-use super::gpu::product::{Product, TILE};
+use super::gpu::product::{Product, Scratch, TILE};
 use super::linear::Act;
 use super::panels::{Grid, Panels};
 use super::step::Step;
@@ -97,13 +97,13 @@ impl TopK {
 }
 
 /// Words of the buffer of groups; see [`q35_graph::Op::ExpertGroups`].
-fn active(slot: Expr<'_>) -> Expr<'_> {
+pub(super) fn active(slot: Expr<'_>) -> Expr<'_> {
     slot + 1
 }
-fn start(slot: Expr<'_>, experts: u32) -> Expr<'_> {
+pub(super) fn start(slot: Expr<'_>, experts: u32) -> Expr<'_> {
     slot + (1 + experts) as i32
 }
-fn pair(n: Expr<'_>, experts: u32) -> Expr<'_> {
+pub(super) fn pair(n: Expr<'_>, experts: u32) -> Expr<'_> {
     n + (2 + 2 * experts) as i32
 }
 
@@ -307,7 +307,8 @@ impl ExpertLinear {
                 product.tile(first, column * (TILE / PANEL as u32), &source, &put);
             });
         } else {
-            product.split(column, &source, &|n, col, v| put(n, col, v, 1));
+            let scratch = Scratch::new(b, self.cols);
+            product.split(scratch, (column, 1), &source, &|n, col, v| put(n, col, v, 1));
         }
     }
 }

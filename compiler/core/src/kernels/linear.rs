@@ -5,7 +5,7 @@
 //! each weight once whatever its number of tokens.
 
 use super::elementwise::{per_row, per_token};
-use super::gpu::product::{Product, TILE};
+use super::gpu::product::{Product, Scratch, TILE};
 use super::panels::{Grid, Panels};
 use super::step::Step;
 use super::{PANEL, Template, letter, row};
@@ -54,6 +54,12 @@ impl Linear {
         self.tile >= TILE
     }
 
+    /// Panels of a task of many lanes that takes all rows: two weights at a time, so that of what it
+    /// reads, the norm's own weight is little.
+    fn task_panels(&self) -> u32 {
+        if self.norm.is_some() && self.act == Act::None { 2 } else { 1 }
+    }
+
     fn up_panel(&self) -> Option<u32> {
         match self.act {
             Act::None => None,
@@ -74,7 +80,9 @@ impl Linear {
             let (block, column) = (b.task() / columns, b.task() % columns);
             p.tile(block * TILE, column * (TILE / PANEL as u32), &source, &put);
         } else {
-            p.split(b.task(), &source, &|row, col, v| put(row, col, v, 1));
+            let panels = (b.task() * self.task_panels(), self.task_panels());
+            let scratch = Scratch::new(b, self.k);
+            p.split(scratch, panels, &source, &|row, col, v| put(row, col, v, 1));
         }
     }
 }
@@ -158,23 +166,35 @@ impl Template for Linear {
     fn tasks(&self, caps: &Caps) -> Tasks {
         match (caps.lanes, self.tiled()) {
             (1, _) => Tasks { each: self.grid().groups() as u32, times: Times::Once },
-            (_, false) => Tasks { each: self.grid().panels() as u32, times: Times::Once },
+            (_, false) => Tasks {
+                each: (self.grid().panels() as u32).div_ceil(self.task_panels()),
+                times: Times::Once,
+            },
             (_, true) => Tasks { each: self.n.div_ceil(TILE), times: Times::Step(Count::Blocks) },
         }
     }
 
-    fn cost(&self, _: &Caps) -> Cost {
+    fn cost(&self, caps: &Caps) -> Cost {
         let parts = if self.act == Act::None { 1 } else { 2 };
         let amount = |n: usize| match self.rows {
             Count::Rows => per_row(n),
             _ => per_token(n),
         };
         let (n, k) = (self.n as usize, self.k as usize);
-        let read = k * self.x.size() + if self.residual { n * self.out.size() } else { 0 };
-        let weights = parts * n * k * self.weight.size() + self.norm.map_or(0, |_| k * 4);
+        // Rows and the norm's weight are read by every task; on one lane, from its cache.
+        let (readers, columns) = match (caps.lanes, self.tiled()) {
+            (1, _) | (_, true) => (1, n),
+            (_, false) => {
+                let tasks = self.tasks(caps).each as usize;
+                (tasks, tasks * self.task_panels() as usize * PANEL)
+            }
+        };
+        let residual = if self.residual { n * self.out.size() } else { 0 };
+        let norm = self.norm.map_or(0, |_| readers * k * 4);
+        let weights = parts * columns * k * self.weight.size() + norm;
         Cost {
             weights: Amount { once: weights as f64, ..Amount::default() },
-            activations_read: amount(read),
+            activations_read: amount(readers * k * self.x.size() + residual),
             activations_written: amount(n * self.out.size()),
             flops: amount(2 * parts * n * k),
             ..Cost::default()

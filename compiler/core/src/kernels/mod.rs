@@ -11,25 +11,31 @@
 //! One lane runs a task (a CPU); the heavy work of all of them is
 //! [`KernelBuilder::panel_dot`], whose operands the packed layouts are made for.
 
+mod attend_step;
 mod attention;
 mod delta_conv;
 mod delta_rule;
+mod delta_step;
 mod elementwise;
 mod experts;
 mod gpu;
 mod linear;
+mod mixture;
 pub mod page;
 mod panels;
 mod qk_rope;
 mod row;
 mod step;
 
+pub use attend_step::AttendStep;
 pub use attention::{AttendCombine, AttendPrefill, AttendSplit, Heads, Split};
 pub use delta_conv::DeltaConv;
 pub use delta_rule::{DeltaRule, DeltaShape};
+pub use delta_step::DeltaStep;
 pub use elementwise::{Embed, Gather, RmsNorm, RopeTable};
 pub use experts::{ExpertCombine, ExpertGroups, ExpertLinear, TopK};
 pub use linear::{Act, Linear};
+pub use mixture::{Mixture, MixtureDown, MixtureUp};
 pub use qk_rope::QkRope;
 
 use q35_artifact::{Cost, Tasks};
@@ -66,7 +72,8 @@ macro_rules! specs {
 }
 specs! {
     Embed, Gather, RmsNorm, RopeTable, Linear, DeltaConv, DeltaRule, QkRope, AttendPrefill,
-    AttendSplit, AttendCombine, TopK, ExpertGroups, ExpertLinear, ExpertCombine,
+    AttendSplit, AttendCombine, AttendStep, DeltaStep, TopK, ExpertGroups, ExpertLinear,
+    ExpertCombine, MixtureUp, MixtureDown,
 }
 
 impl Spec {

@@ -6,6 +6,7 @@
 //!                    collect weights, states ─▶ Schedule: plan and manifest, kernels still as specs
 //! ```
 
+mod fuse;
 mod place;
 mod select;
 mod table;

@@ -2,6 +2,7 @@
 //! have none.
 
 use super::Limits;
+use super::fuse::{Fused, Fusions, Parts};
 use crate::kernels::*;
 use crate::kernels::{Act, page::Pages};
 use q35_graph::{Entry, Graph, Op, State, StateId, Type, Value, WeightId};
@@ -36,8 +37,18 @@ pub struct Selected {
 
 pub fn select(graph: &Graph, entry: Entry, limits: Limits, caps: &Caps) -> Selected {
     let mut cx = Cx { graph, entry, limits, lanes: caps.lanes, out: Selected::default() };
+    let fusions = match entry {
+        Entry::Decode if caps.lanes > 1 => {
+            Fusions::find(graph, |v| cx.heads(v), |v, parts| cx.mixture(v, parts))
+        }
+        _ => Fusions::default(),
+    };
     for v in graph.values() {
-        cx.node(v);
+        match fusions.at(v) {
+            Some(fused) => cx.fused(v, fused),
+            None if fusions.is_inner(v) => {}
+            None => cx.node(v),
+        }
     }
     cx.out
 }
@@ -180,62 +191,23 @@ impl Cx<'_> {
                 let spec = self.linear(args[0], args[2], v, Some(eps), Act::SwiGlu { up });
                 self.launch(spec, args, v);
             }
-            Op::DeltaConv { nk, dk, nv, dv, eps, scale, state } => {
-                let spec = DeltaConv {
-                    nk,
-                    dk,
-                    nv,
-                    dv,
-                    taps: self.weight(args[1]).cols,
-                    x_cols: self.cols(args[0]),
-                    x: self.ty(args[0]).dtype,
-                    out: dtype,
-                    eps,
-                    scale,
-                };
+            Op::DeltaConv { state, .. } => {
+                let spec = self.delta_conv(v);
                 let sources =
                     vec![self.source(args[0]), self.source(args[1]), Source::State(state, 0)];
                 self.launch_with(spec, sources, Source::Value(v));
             }
-            Op::DeltaRule { nk, dk, nv, dv, z, b, a, eps, state } => {
-                let spec = DeltaRule {
-                    shape: DeltaShape { nk, dk, nv, dv },
-                    x_cols: self.cols(args[1]),
-                    z,
-                    b,
-                    a,
-                    dtype,
-                    eps,
-                    chunked: self.entry == Entry::Prefill,
-                };
+            Op::DeltaRule { state, .. } => {
                 let mut sources: Vec<Source> = args.iter().map(|&a| self.source(a)).collect();
                 sources.push(Source::State(state, 0));
-                self.launch_with(spec, sources, Source::Value(v));
+                self.launch_with(self.delta_rule(v), sources, Source::Value(v));
             }
-            Op::QkRope { heads, q, k, v: values, eps, state, .. } => {
-                let (pages, kv) = self.pages(state);
-                let spec = QkRope {
-                    heads,
-                    pages,
-                    x_cols: self.cols(args[0]),
-                    q,
-                    k,
-                    v: values,
-                    n: self.cols(args[3]) / 2,
-                    dtype,
-                    kv,
-                    eps,
-                };
+            Op::QkRope { state, .. } => {
                 let mut sources: Vec<Source> = args.iter().map(|&a| self.source(a)).collect();
                 sources.extend([Source::State(state, 0), Source::State(state, 1)]);
-                self.launch_with(spec, sources, Source::Value(v));
+                self.launch_with(self.qk_rope(v), sources, Source::Value(v));
             }
-            Op::GatedAttention { heads, gate, scale, state, .. } => {
-                let (pages, kv) = self.pages(state);
-                let x_cols = self.cols(args[1]);
-                let shape = Heads { heads, pages, x_cols, gate, scale, dtype, kv };
-                self.attention(shape, state, args, v);
-            }
+            Op::GatedAttention { state, .. } => self.attention(self.heads(v), state, args, v),
             Op::TopK { experts, k } => {
                 let spec = TopK { experts, k, cols: self.cols(args[0]) };
                 self.launch(spec, args, v);
@@ -300,6 +272,156 @@ impl Cx<'_> {
         }
     }
 
+    fn delta_conv(&self, v: Value) -> DeltaConv {
+        let node = self.graph.node(v);
+        let (Op::DeltaConv { nk, dk, nv, dv, eps, scale, .. }, &[x, taps]) =
+            (node.op, &node.operands[..])
+        else {
+            panic!("a convolution is `delta_conv`")
+        };
+        DeltaConv {
+            nk,
+            dk,
+            nv,
+            dv,
+            taps: self.weight(taps).cols,
+            x_cols: self.cols(x),
+            x: self.ty(x).dtype,
+            out: node.ty.dtype,
+            eps,
+            scale,
+        }
+    }
+
+    fn delta_rule(&self, v: Value) -> DeltaRule {
+        let node = self.graph.node(v);
+        let Op::DeltaRule { nk, dk, nv, dv, z, b, a, eps, .. } = node.op else {
+            panic!("a delta rule is `delta_rule`")
+        };
+        DeltaRule {
+            shape: DeltaShape { nk, dk, nv, dv },
+            x_cols: self.cols(node.operands[1]),
+            z,
+            b,
+            a,
+            dtype: node.ty.dtype,
+            eps,
+            chunked: self.entry == Entry::Prefill,
+        }
+    }
+
+    fn qk_rope(&self, v: Value) -> QkRope {
+        let node = self.graph.node(v);
+        let Op::QkRope { heads, q, k, v, eps, state, .. } = node.op else {
+            panic!("queries and keys come from `qk_rope`")
+        };
+        let (pages, kv) = self.pages(state);
+        QkRope {
+            heads,
+            pages,
+            x_cols: self.cols(node.operands[0]),
+            q,
+            k,
+            v,
+            n: self.cols(node.operands[3]) / 2,
+            dtype: node.ty.dtype,
+            kv,
+            eps,
+        }
+    }
+
+    fn heads(&self, v: Value) -> Heads {
+        let node = self.graph.node(v);
+        let Op::GatedAttention { heads, gate, scale, state, .. } = node.op else {
+            panic!("attention is `gated_attention`")
+        };
+        let (pages, kv) = self.pages(state);
+        let x_cols = self.cols(node.operands[1]);
+        Heads { heads, pages, x_cols, gate, scale, dtype: node.ty.dtype, kv }
+    }
+
+    /// The sizes of a mixture that ends in `v`.
+    fn mixture(&self, v: Value, parts: &Parts) -> Mixture {
+        let weight = |of: Value| self.weight(self.graph.node(of).operands[1]);
+        let (Op::ExpertCombine { gate }, Op::ExpertSwiGlu { k, width, .. }) =
+            (self.graph.node(v).op, self.graph.node(parts.up).op)
+        else {
+            panic!("a mixture has both")
+        };
+        Mixture {
+            experts: weight(parts.up).experts.expect("a table of experts"),
+            k,
+            hidden: self.cols(v),
+            width,
+            shared: self.cols(parts.shared_up),
+            logits: self.cols(parts.router),
+            gate,
+            tokens: self.limits.max_batch,
+            dtype: self.ty(v).dtype,
+            weights: [parts.up, parts.down, parts.shared_up, parts.shared_down]
+                .map(|of| weight(of).dtype),
+        }
+    }
+
+    /// The launches of a node that compute others besides.
+    fn fused(&mut self, v: Value, fused: Fused) {
+        let args = self.graph.node(v).operands.as_slice();
+        match (fused, self.graph.node(v).op) {
+            (Fused::Delta { conv }, Op::DeltaRule { state, .. }) => {
+                let Op::DeltaConv { state: history, .. } = self.graph.node(conv).op else {
+                    panic!("the convolution of a delta rule")
+                };
+                let spec = DeltaStep { conv: self.delta_conv(conv), rule: self.delta_rule(v) };
+                let taps = self.graph.node(conv).operands[1];
+                let inputs = [args[1], taps, args[2], args[3], args[4]];
+                let mut sources: Vec<Source> = inputs.map(|a| self.source(a)).to_vec();
+                sources.extend([Source::State(history, 0), Source::State(state, 0)]);
+                self.launch_with(spec, sources, Source::Value(v));
+            }
+            (Fused::Attention { rope }, Op::GatedAttention { state, .. }) => {
+                let heads = self.heads(v);
+                let (split, partial) = self.split(heads);
+                let spec = AttendStep { rope: self.qk_rope(rope), heads, split };
+                let combine = AttendCombine(heads, split);
+                let mut sources: Vec<Source> =
+                    self.graph.node(rope).operands.iter().map(|&a| self.source(a)).collect();
+                sources.extend([Source::State(state, 0), Source::State(state, 1)]);
+                self.launch_with(spec, sources, partial);
+                let x = self.source(args[1]);
+                self.launch_with(combine, vec![partial, x], Source::Value(v));
+            }
+            (Fused::Mixture(parts), Op::ExpertCombine { .. }) => self.mixture_launches(v, &parts),
+            (fused, op) => panic!("`{}` is no root of {fused:?}", op.name()),
+        }
+    }
+
+    fn mixture_launches(&mut self, v: Value, p: &Parts) {
+        let of = self.mixture(v, p);
+        let weight = |of: Value| self.graph.node(of).operands[1];
+        let (Op::ExpertSwiGlu { up, .. }, Op::SwiGlu { up: shared_up, .. }) =
+            (self.graph.node(p.up).op, self.graph.node(p.shared_up).op)
+        else {
+            panic!("a mixture has both")
+        };
+        let router = self.linear(p.x, weight(p.router), p.router, Some(p.eps), Act::None);
+        self.launch(router, &[p.x, p.norm, weight(p.router)], p.router);
+        let inputs = [p.x, p.norm, p.router, weight(p.up), weight(p.shared_up), p.groups, p.up];
+        let spec = MixtureUp { of, eps: p.eps, up, shared_up };
+        self.launch(spec, &inputs, p.shared_up);
+        let residual = self.graph.node(v).operands[4];
+        let weights = [weight(p.down), weight(p.shared_down)];
+        let inputs = [p.up, p.shared_up, p.router, p.groups, weights[0], weights[1], residual];
+        self.launch(MixtureDown { of }, &inputs, v);
+    }
+
+    /// How long sequences are shared out, and memory for what the tasks leave.
+    fn split(&mut self, h: Heads) -> (Split, Source) {
+        let split = Split::of(self.limits.step().max_pages);
+        let partial = Source::Temp(self.out.temps.len());
+        self.out.temps.push(h.partial_bytes(split, self.limits.max_batch));
+        (split, partial)
+    }
+
     fn attention(&mut self, h: Heads, state: StateId, args: &[Value], v: Value) {
         let (q, x) = (self.source(args[0]), self.source(args[1]));
         let (keys, values) = (Source::State(state, 0), Source::State(state, 1));
@@ -307,9 +429,7 @@ impl Cx<'_> {
             self.launch_with(AttendPrefill(h), vec![q, x, keys, values], Source::Value(v));
             return;
         }
-        let split = Split::of(self.limits.step().max_pages);
-        let partial = Source::Temp(self.out.temps.len());
-        self.out.temps.push(h.partial_bytes(split, self.limits.max_batch));
+        let (split, partial) = self.split(h);
         self.launch_with(AttendSplit(h, split), vec![q, keys, values], partial);
         self.launch_with(AttendCombine(h, split), vec![partial, x], Source::Value(v));
     }

@@ -57,7 +57,7 @@ impl Tables {
     ) -> u32 {
         let (what, unit, elements, size) = match *state {
             graph::State::Conv { taps, channels } => {
-                ("conv", plan::Unit::Slot, u64::from((taps - 1) * channels), 4)
+                ("conv", plan::Unit::Slot, u64::from(taps * channels), 4)
             }
             graph::State::Delta { heads, dk, dv } => {
                 let head = DeltaShape { nk: 1, dk, nv: 1, dv }.head_state() as u64;

@@ -7,7 +7,7 @@ use super::LANES;
 use crate::kernels::PANEL;
 use crate::kernels::delta_rule::Cx;
 use crate::kernels::step::Step;
-use q35_kernel::Expr;
+use q35_kernel::{Expr, KernelBuilder};
 use q35_types::DType;
 
 impl<'k> Cx<'k> {
@@ -22,17 +22,9 @@ impl<'k> Cx<'k> {
         let widths = widths(dk);
 
         let slot = step.slot_of(seq);
-        // A lane's columns: where in a head's state each is, and whether there is one.
-        let columns: Vec<(Expr, Expr)> = (0..dv.div_ceil(LANES))
-            .map(|round| {
-                let column = b.lane() + round * LANES;
-                (column.min(dv as i32 - 1), column.lt(dv as i32))
-            })
-            .collect();
-        let within = |column: Expr<'k>| column / PANEL * (dk * PANEL) + column % PANEL;
+        let columns = columns_of(b, dv);
         let state = columns.iter().flat_map(|&(column, _)| {
-            let from = self.state_at(slot.max(0)) + within(column);
-            self.read_column(from, slot.lt(0), &widths)
+            self.read_column(self.column_at(slot.max(0), column), slot.lt(0), &widths)
         });
         let state: Vec<Expr> = state.collect();
 
@@ -72,42 +64,58 @@ impl<'k> Cx<'k> {
             });
             for (&(column, mine), state) in columns.iter().zip(state.chunks(widths.len())) {
                 b.when(tile.slot.ge(0).and(mine), || {
-                    let to = self.state_at(tile.slot) + within(column);
-                    for (&(at, w), &rows) in widths.iter().zip(state) {
-                        for i in 0..w {
-                            let at = to + (at + usize::from(i)) * PANEL;
-                            b.store(self.state, at, rows.extract(i));
-                        }
-                    }
+                    self.write_column(self.column_at(tile.slot, column), &widths, state);
                 });
             }
             state
         });
     }
 
+    /// Where a column of the head's state in `slot` begins.
+    pub fn column_at(&self, slot: Expr<'k>, column: Expr<'k>) -> Expr<'k> {
+        let panel = self.shape().dk as usize * PANEL;
+        self.state_at(slot) + column / PANEL * panel + column % PANEL
+    }
+
     /// A column of the state that begins at `from`, or zeros: its rows in vectors of these widths.
-    fn read_column(
+    pub fn read_column(
         &self,
         from: Expr<'k>,
         fresh: Expr<'k>,
         widths: &[(usize, u8)],
     ) -> Vec<Expr<'k>> {
         let b = self.b;
-        let row = |at: usize| {
-            let load = || [b.load(self.state, from + at * PANEL)];
-            let [v] = b.choose(fresh, || [b.f(0.0)], load);
-            v
-        };
-        let vector = |&(at, w): &(usize, u8)| match w {
-            1 => row(at),
-            _ => b.vector(&(at..at + usize::from(w)).map(row).collect::<Vec<_>>()),
+        let row = |at: usize| b.load(self.state, from + at * PANEL);
+        let vector = |&(at, w): &(usize, u8)| {
+            let rows: Vec<Expr> = (at..at + usize::from(w)).map(row).collect();
+            // What a fresh slot holds is read all the same: a branch for each row would cost more.
+            fresh.select(0.0, b.vector(&rows))
         };
         widths.iter().map(vector).collect()
     }
+
+    /// The other way.
+    pub fn write_column(&self, to: Expr<'k>, widths: &[(usize, u8)], column: &[Expr<'k>]) {
+        for (&(at, w), &rows) in widths.iter().zip(column) {
+            for i in 0..w {
+                let at = to + (at + usize::from(i)) * PANEL;
+                self.b.store(self.state, at, rows.extract(i));
+            }
+        }
+    }
+}
+
+/// The columns of a lane, one for each round of lanes, and whether there is such a column.
+pub fn columns_of(b: &KernelBuilder, dv: u32) -> Vec<(Expr<'_>, Expr<'_>)> {
+    let column = |round| {
+        let column = b.lane() + round * LANES;
+        (column.min(dv as i32 - 1), column.lt(dv as i32))
+    };
+    (0..dv.div_ceil(LANES)).map(column).collect()
 }
 
 /// Vectors of four, then of what is left.
-fn widths(len: usize) -> Vec<(usize, u8)> {
+pub fn widths(len: usize) -> Vec<(usize, u8)> {
     let mut parts: Vec<(usize, u8)> = (0..len / 4).map(|n| (n * 4, 4)).collect();
     let rest = len / 4 * 4;
     parts.extend((rest..len).map(|at| (at, 1)));
@@ -115,7 +123,7 @@ fn widths(len: usize) -> Vec<(usize, u8)> {
 }
 
 /// Sum of all elements: vectors of one width first, then their elements.
-fn add_up(mut terms: Vec<Expr<'_>>) -> Expr<'_> {
+pub fn add_up(mut terms: Vec<Expr<'_>>) -> Expr<'_> {
     let narrow: Vec<Expr> = terms.iter().copied().filter(|t| t.ty().width == 1).collect();
     terms.retain(|t| t.ty().width > 1);
     // Pairs of pairs: a short chain of additions.

@@ -2,7 +2,7 @@
 //! shared memory.
 
 use super::LANES;
-use crate::kernels::{PANEL, row};
+use crate::kernels::PANEL;
 use q35_kernel::{Expr, KernelBuilder, Mem, ReduceOp};
 use q35_target::Caps;
 use q35_types::DType;
@@ -28,26 +28,61 @@ pub struct Product<'k> {
 const PART: u32 = 8;
 /// Lanes that share a column of `k`, and so how many ways `k` is split.
 const SPLIT: u32 = LANES / 2;
+/// Rows that are multiplied together with one read of a weight.
+const ROWS: u32 = 8;
+/// Numbers of `x` that are staged at once, all rows together: 16 KiB.
+const STAGED: u32 = 4096;
 /// Rows and columns of a tile, and how much of `k` is staged at once.
 pub const TILE: u32 = 64;
 const DEPTH: u32 = 16;
 
+/// Shared arrays of products with a few rows, one after another.
+#[derive(Clone, Copy)]
+pub struct Scratch {
+    /// Rows of `x`, times the norm's weight.
+    staged: Mem,
+    /// A panel's sums of each slice of `k`.
+    partial: Mem,
+}
+
+impl Scratch {
+    /// For products of up to `k` columns of `x`.
+    pub fn new(b: &KernelBuilder, k: u32) -> Self {
+        Scratch {
+            staged: b.shared("staged", DType::F32, STAGED.min(ROWS * k)),
+            partial: b.shared("partial", DType::F32, SPLIT * (PANEL as u32 + 1)),
+        }
+    }
+}
+
+/// What a task carries from one piece of `k` to the next.
+struct Sums<'k> {
+    /// Of each row, each panel's.
+    products: Vec<Expr<'k>>,
+    /// Of each row, of the squares of `x`.
+    squares: Vec<Expr<'k>>,
+}
+
 impl<'k> Product<'k> {
-    /// One panel, all rows, a few at a time: `store(row, column, value)` for every element.
-    /// `source(row)` is where the row's `x` begins.
+    /// `count` panels from `first` on, as far as there are, for all rows, a few at a time:
+    /// `store(row, column, value)` for every element. `source(row)` is where the row's `x` begins.
+    ///
+    /// `x` goes through shared memory, so a task reads it and the norm's weight once. The order of
+    /// sums follows from `k` alone: pieces of `k` are whole rounds of all lanes.
     pub fn split(
         &self,
-        panel: Expr<'k>,
+        scratch: Scratch,
+        (first, count): (Expr<'k>, u32),
         source: &dyn Fn(Expr<'k>) -> Expr<'k>,
         store: &dyn Fn(Expr<'k>, Expr<'k>, Expr<'k>),
     ) {
         let b = self.b;
-        let partial = b.shared("partial", DType::F32, SPLIT * (PANEL as u32 + 1));
         let mut at = self.begin;
-        for rows in [8, 4, 2, 1] {
+        for rows in [ROWS, 4, 2, 1] {
             let whole = at + (self.end - at) / rows * rows;
-            b.range(at, whole, rows as u32, |first| {
-                self.split_rows(rows, first, panel, partial, source, store);
+            b.range(at, whole, rows, |row| {
+                let from: Vec<Expr> = (0..rows).map(|r| source(row + r)).collect();
+                self.split_rows(scratch, row, &from, (first, count), store);
             });
             at = whole;
         }
@@ -55,63 +90,126 @@ impl<'k> Product<'k> {
 
     fn split_rows(
         &self,
-        rows: i32,
-        first: Expr<'k>,
-        panel: Expr<'k>,
-        partial: Mem,
-        source: &dyn Fn(Expr<'k>) -> Expr<'k>,
+        scratch: Scratch,
+        row: Expr<'k>,
+        from: &[Expr<'k>],
+        (first, count): (Expr<'k>, u32),
         store: &dyn Fn(Expr<'k>, Expr<'k>, Expr<'k>),
     ) {
         let b = self.b;
-        let k = self.k as usize;
-        let from: Vec<Expr> = (0..rows).map(|r| source(first + r)).collect();
-        let scale: Vec<Option<Expr>> = from
-            .iter()
-            .map(|&at| {
-                self.norm.map(|(_, eps)| row::inverse_rms(b, self.caps, k, eps, (self.x, at)))
-            })
-            .collect();
-
-        let (slice, half) = (b.lane() / 2, b.lane() % 2);
-        let weights = |panel: Expr<'k>, j: Expr<'k>| {
-            let at = panel * (k * PANEL) + j * PANEL + half * PART;
-            b.load_vec(self.weight, at, PART as u8)
+        let last = self.n.div_ceil(PANEL as u32) as i32 - 1;
+        let panels: Vec<Expr> = match self.up {
+            Some(up) => vec![first, first + up],
+            None => (0..count).map(|i| (first + i).min(last)).collect(),
         };
-        let parts = if self.up.is_some() { 2 } else { 1 };
-        let zeros = vec![b.f(0.0).splat(PART as u8); rows as usize * parts];
-        let sums = b.fold_vec(slice, k, SPLIT, zeros, |j, sums| {
-            let norm = self.norm.map(|(weight, _)| b.load(weight, j));
-            let first = weights(panel, j);
-            let second = self.up.map(|up| weights(panel + up as i32, j));
-            let mut next = Vec::with_capacity(sums.len());
-            for (r, &at) in from.iter().enumerate() {
-                let x = b.load(self.x, at + j);
-                let x = norm.map_or(x, |n| x * n);
-                next.push(b.mul_add(x, first, sums[r * parts]));
-                next.extend(second.map(|w| b.mul_add(x, w, sums[r * parts + 1])));
-            }
-            next
-        });
+        let rows = from.len() as u32;
+        let piece = (STAGED / rows).min(self.k);
+        let zero = |width| b.f(0.0).splat(width);
+        let products = vec![zero(PART as u8); from.len() * panels.len()];
+        let squares = vec![zero(self.width()); from.len()];
+        let sums = if piece == self.k {
+            let sums = Sums { products, squares };
+            self.piece(scratch, from, &panels, (b.i(0), b.n(self.k as usize)), sums)
+        } else {
+            let carried = [products, squares].concat();
+            let products = from.len() * panels.len();
+            let mut sums = b.fold_vec(0, self.k, piece, carried, |start, mut carried| {
+                let len = (b.n(self.k as usize) - start).min(piece as i32);
+                let squares = carried.split_off(products);
+                let sums = Sums { products: carried, squares };
+                let Sums { products, squares } =
+                    self.piece(scratch, from, &panels, (start, len), sums);
+                [products, squares].concat()
+            });
+            let squares = sums.split_off(products);
+            Sums { products: sums, squares }
+        };
 
-        for r in 0..rows as usize {
+        for (r, (of_row, squares)) in
+            sums.products.chunks(panels.len()).zip(&sums.squares).enumerate()
+        {
+            let scale = self.norm.map(|(_, eps)| {
+                let total = b.group(ReduceOp::Sum, squares.sum());
+                b.f(1.0) / (total / self.k as f32 + eps).sqrt()
+            });
             let total = |sum: Expr<'k>| {
-                let total = self.join(partial, sum, slice, half);
-                scale[r].map_or(total, |s| total * s)
-            };
-            let value = total(sums[r * parts]);
-            let value = match self.up {
-                None => value,
-                Some(_) => value.silu() * total(sums[r * parts + 1]),
+                let total = self.join(scratch.partial, sum);
+                scale.map_or(total, |s| total * s)
             };
             let (column, part) = (b.lane() / PART, b.lane() % PART);
-            let col = panel * PANEL + column;
-            b.when(part.eq(0).and(col.lt(self.n as i32)), || store(first + r as i32, col, value));
+            let put = |panel: Expr<'k>, value: Expr<'k>| {
+                let col = panel * PANEL + column;
+                let wanted = part.eq(0).and(col.lt(self.n as i32));
+                b.when(wanted, || store(row + r as i32, col, value));
+            };
+            if self.up.is_some() {
+                let gate = total(of_row[0]).silu();
+                put(first, gate * total(of_row[1]));
+            } else {
+                for (i, &sum) in of_row.iter().enumerate() {
+                    put(first + i as i32, total(sum));
+                }
+            }
         }
     }
 
+    /// Adds the products of `len` columns of `x` from `start` on.
+    fn piece(
+        &self,
+        scratch: Scratch,
+        from: &[Expr<'k>],
+        panels: &[Expr<'k>],
+        (start, len): (Expr<'k>, Expr<'k>),
+        sums: Sums<'k>,
+    ) -> Sums<'k> {
+        let (b, width) = (self.b, self.width());
+        let stride = (STAGED / from.len() as u32).min(self.k) as i32;
+        // Others may still read what was staged before.
+        b.barrier();
+        let round = LANES * u32::from(width);
+        let lane = b.lane() * u32::from(width);
+        let squares = b.fold_vec(lane, len, round, sums.squares, |i, mut squares| {
+            let norm = self.norm.map(|(weight, _)| b.load_vec(weight, start + i, width));
+            for (r, (&at, square)) in from.iter().zip(&mut squares).enumerate() {
+                let x = b.load_vec(self.x, at + start + i, width);
+                if self.norm.is_some() {
+                    *square = b.mul_add(x, x, *square);
+                }
+                b.store(scratch.staged, i + r as i32 * stride, norm.map_or(x, |n| x * n));
+            }
+            squares
+        });
+        b.barrier();
+        let (slice, half) = (b.lane() / 2, b.lane() % 2);
+        let products = b.fold_vec(slice, len, SPLIT, sums.products, |j, sums| {
+            let weights: Vec<Expr> = panels
+                .iter()
+                .map(|&panel| {
+                    let within = (start + j) * PANEL + half * PART;
+                    let at = panel * (self.k as usize * PANEL) + within;
+                    b.load_vec(self.weight, at, PART as u8)
+                })
+                .collect();
+            let mut next = Vec::with_capacity(sums.len());
+            for (r, sums) in sums.chunks(panels.len()).enumerate() {
+                let x = b.load(scratch.staged, j + r as i32 * stride);
+                next.extend(weights.iter().zip(sums).map(|(&w, &sum)| b.mul_add(x, w, sum)));
+            }
+            next
+        });
+        Sums { products, squares }
+    }
+
+    /// Elements of `x` that a lane stages at once.
+    fn width(&self) -> u8 {
+        let fits = |w: &u8| self.k.is_multiple_of(u32::from(*w)) && *w <= self.caps.vector;
+        [4, 2].into_iter().find(fits).unwrap_or(1)
+    }
+
     /// Sums of a panel's columns over all slices: lane `8 c + i` gets column c's.
-    fn join(&self, partial: Mem, sum: Expr<'k>, slice: Expr<'k>, half: Expr<'k>) -> Expr<'k> {
+    fn join(&self, partial: Mem, sum: Expr<'k>) -> Expr<'k> {
         let b = self.b;
+        let (slice, half) = (b.lane() / 2, b.lane() % 2);
         // A row is one longer than a panel, so that columns fall into different banks.
         let stride = PANEL as u32 + 1;
         b.barrier();

@@ -1,0 +1,394 @@
+//! The mixture of experts in two launches, for a few tokens and many lanes (spec 9); the router's logits
+//! come before.
+//!
+//! ```text
+//!            ┌─ up:    a task a pair of token and rank and a panel of its expert, or a panel of the shared one:
+//! logits ────┤         choose, group, norm(x) · gate, up, silu      ─▶ [T, k, width], [T, shared], groups
+//!            └─ down:  a task a panel of the result: every chosen expert, the shared one,
+//!                      weights in order of rank, residual           ─▶ [T, hidden]
+//! ```
+//!
+//! Choosing is little work (a lane counts for a few experts which logits are above theirs), so every task of
+//! `up` does it for itself instead of waiting for a launch. Of several pairs with one expert the first takes all their
+//! tokens, so an expert's weights are read once. `down` keeps each pair's sums apart in shared memory and
+//! adds a token's in order of rank, whoever else is in the step.
+
+use super::experts::{active, pair, start};
+use super::gpu::LANES;
+use super::gpu::product::{Product, Scratch};
+use super::step::Step;
+use super::{PANEL, Template, letter, padded};
+use q35_artifact::{Amount, Cost, Tasks, Times};
+use q35_kernel::{Expr, KernelBuilder, Mem, ReduceOp, UnaryOp};
+use q35_target::Caps;
+use q35_types::{Count, DType, StepLayout};
+
+/// Sizes of a mixture.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Mixture {
+    pub experts: u32,
+    /// Experts of a token.
+    pub k: u32,
+    pub hidden: u32,
+    /// Columns between an expert's two products, and between the shared expert's.
+    pub width: u32,
+    pub shared: u32,
+    /// Columns of a row of logits, and the one of the shared expert's gate.
+    pub logits: u32,
+    pub gate: u32,
+    /// Sequences of a step, and so tokens, at most.
+    pub tokens: u32,
+    pub dtype: DType,
+    /// Of the experts' two matrices and of the shared expert's two.
+    pub weights: [DType; 4],
+}
+
+impl Mixture {
+    /// Whether a lane can have a pair of token and rank to itself.
+    pub fn fits(&self) -> bool {
+        self.pairs() <= LANES
+    }
+
+    fn pairs(&self) -> u32 {
+        self.tokens * self.k
+    }
+
+    fn text(&self) -> String {
+        let Mixture { experts, k, hidden, width, shared, tokens, .. } = self;
+        let types = std::iter::once(self.dtype).chain(self.weights).map(letter);
+        let types = String::from_iter(types);
+        format!("{hidden}x{width}_{k}of{experts}_{shared}_{types}_t{tokens}")
+    }
+}
+
+/// `silu(norm(x) · gateᵀ) · (norm(x) · upᵀ)` of the chosen experts and of the shared one.
+#[derive(Debug, Clone, PartialEq)]
+pub struct MixtureUp {
+    pub of: Mixture,
+    pub eps: f32,
+    /// Rows of the weights at which up begins.
+    pub up: u32,
+    pub shared_up: u32,
+}
+
+/// `residual + Σᵣ softmaxᵣ(logits[ids]) · (x[r] · downᵀ) + sigmoid(logits[gate]) · (shared · downᵀ)`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct MixtureDown {
+    pub of: Mixture,
+}
+
+impl Template for MixtureUp {
+    fn name(&self) -> String {
+        format!("mixture_up_{}", self.of.text())
+    }
+
+    fn build(&self, b: &KernelBuilder, caps: &Caps, layout: &StepLayout) {
+        let of = &self.of;
+        let step = Step::new(b, layout);
+        let x = b.input("x", of.dtype);
+        let norm = b.input("norm", DType::F32);
+        let logits = b.input("logits", DType::F32);
+        let [of_experts, _, of_shared, _] = of.weights;
+        let experts = b.table("experts", of_experts);
+        let shared = b.input("shared", of_shared);
+        let groups = b.output("groups", DType::I32);
+        let out = b.output("out", of.dtype);
+        let shared_out = b.output("shared_out", of.dtype);
+
+        let scratch = Scratch::new(b, of.hidden);
+        let tokens = step.count(Count::Tokens);
+        let (token, rest) = (b.task() / self.each(), b.task() % self.each());
+        let routed = padded(of.width) as i32 / PANEL as i32;
+        let product = |weight, n, up: u32, begin, end| Product {
+            b,
+            caps,
+            x,
+            weight,
+            n,
+            k: of.hidden,
+            norm: Some((norm, self.eps)),
+            up: Some(up / PANEL as u32),
+            begin,
+            end,
+        };
+        b.when_else(
+            rest.lt(routed * of.k as i32),
+            || {
+                let (rank, panel) = (rest / routed, rest % routed);
+                let choice = Choice::new(b, of, logits, tokens);
+                let slot = token * of.k + rank;
+                b.when(b.task().eq(0), || choice.write(groups));
+                let (expert, first, count) = choice.group(slot);
+                b.when(count.gt(0), || {
+                    let end = first + count;
+                    let p = product(b.entry(experts, expert), of.width, self.up, first, end);
+                    let source = |n| choice.sorted(n) / of.k * of.hidden;
+                    let store = |n, col, v| b.store(out, choice.sorted(n) * of.width + col, v);
+                    p.split(scratch, (panel, 1), &source, &store);
+                });
+            },
+            || {
+                b.when(token.eq(0), || {
+                    let panel = rest - routed * of.k as i32;
+                    let p = product(shared, of.shared, self.shared_up, b.i(0), tokens);
+                    let store = |t, col, v| b.store(shared_out, t * of.shared + col, v);
+                    p.split(scratch, (panel, 1), &|t| t * of.hidden, &store);
+                });
+            },
+        );
+    }
+
+    fn tasks(&self, _: &Caps) -> Tasks {
+        Tasks { each: self.each(), times: Times::Step(Count::Tokens) }
+    }
+
+    fn cost(&self, _: &Caps) -> Cost {
+        let of = &self.of;
+        let hidden = of.hidden as usize;
+        let panel = |weight: DType| (2 * PANEL * hidden * weight.size() + hidden * 4) as f64;
+        let [routed, shared] = [of.width, of.shared].map(|w| padded(w) / PANEL);
+        let rows = (routed * of.k as usize + shared) * hidden * of.dtype.size();
+        let tasks = routed * of.k as usize;
+        let chosen = (of.k * of.width) as usize;
+        let flops = 4 * hidden * (chosen + of.shared as usize) + tasks * of.experts as usize;
+        Cost {
+            weights: Amount {
+                once: shared as f64 * panel(of.weights[2]),
+                per_expert: routed as f64 * panel(of.weights[0]),
+                ..Amount::default()
+            },
+            activations_read: per_token(rows + tasks * of.experts as usize * 4),
+            activations_written: per_token((chosen + of.shared as usize) * of.dtype.size()),
+            flops: per_token(flops),
+            ..Cost::default()
+        }
+    }
+}
+
+impl MixtureUp {
+    /// Tasks of a token.
+    fn each(&self) -> u32 {
+        let panels = |width| (padded(width) / PANEL) as u32;
+        self.of.k * panels(self.of.width) + panels(self.of.shared)
+    }
+}
+
+impl Template for MixtureDown {
+    fn name(&self) -> String {
+        format!("mixture_down_{}", self.of.text())
+    }
+
+    fn build(&self, b: &KernelBuilder, caps: &Caps, layout: &StepLayout) {
+        self.on_lanes(b, caps, layout);
+    }
+
+    fn tasks(&self, _: &Caps) -> Tasks {
+        Tasks { each: (padded(self.of.hidden) / PANEL) as u32, times: Times::Once }
+    }
+
+    fn cost(&self, _: &Caps) -> Cost {
+        let of = &self.of;
+        let (hidden, tasks) = (of.hidden as usize, padded(of.hidden) / PANEL);
+        let matrix =
+            |width: u32, weight: DType| (padded(of.hidden) * width as usize * weight.size()) as f64;
+        let between = (of.k * of.width + of.shared) as usize;
+        // Each column of a panel reads the logits of its token's experts twice over.
+        let logits = 2 * PANEL * (of.k as usize + 1) * 4;
+        let read = tasks * (between * of.dtype.size() + logits) + hidden * of.dtype.size();
+        Cost {
+            weights: Amount {
+                once: matrix(of.shared, of.weights[3]),
+                per_expert: matrix(of.width, of.weights[1]),
+                ..Amount::default()
+            },
+            activations_read: per_token(read),
+            activations_written: per_token(hidden * of.dtype.size()),
+            flops: per_token(2 * hidden * between),
+            ..Cost::default()
+        }
+    }
+}
+
+impl MixtureDown {
+    fn on_lanes<'k>(&self, b: &'k KernelBuilder, caps: &'k Caps, layout: &StepLayout) {
+        let of = &self.of;
+        let step = Step::new(b, layout);
+        let x = b.input("x", of.dtype);
+        let shared_x = b.input("shared_x", of.dtype);
+        let logits = b.input("logits", DType::F32);
+        let groups = b.input("groups", DType::I32);
+        let [_, of_experts, _, of_shared] = of.weights;
+        let experts = b.table("experts", of_experts);
+        let shared = b.input("shared", of_shared);
+        let residual = b.input("residual", of.dtype);
+        let out = b.output("out", of.dtype);
+
+        let scratch = Scratch::new(b, of.width.max(of.shared));
+        let shared_of = |name, len| b.shared(name, DType::F32, len);
+        let routed_sums = shared_of("routed_sums", of.pairs() * PANEL as u32);
+        let shared_sums = shared_of("shared_sums", of.tokens * PANEL as u32);
+        let ids = b.shared("ids", DType::I32, of.pairs());
+        let tokens = step.count(Count::Tokens);
+        let panel = b.task();
+        let product = |x, weight, k, begin, end| Product {
+            b,
+            caps,
+            x,
+            weight,
+            n: of.hidden,
+            k,
+            norm: None,
+            up: None,
+            begin,
+            end,
+        };
+        b.range(0, b.load(groups, 0), 1, |slot| {
+            let expert = b.load(groups, active(slot));
+            let begin = b.load(groups, start(slot, of.experts));
+            let end = b.load(groups, start(slot + 1, of.experts));
+            let pair_of = |n| b.load(groups, pair(n, of.experts));
+            let p = product(x, b.entry(experts, expert), of.width, begin, end);
+            let source = |n| pair_of(n) * of.width;
+            let store =
+                |n, col: Expr<'_>, v| b.store(routed_sums, pair_of(n) * PANEL + col % PANEL, v);
+            p.split(scratch, (panel, 1), &source, &store);
+            b.range(begin + b.lane(), end, LANES, |n| b.store(ids, pair_of(n), expert));
+        });
+        let p = product(shared_x, shared, of.shared, b.i(0), tokens);
+        let store =
+            |t: Expr<'_>, col: Expr<'_>, v| b.store(shared_sums, t * PANEL + col % PANEL, v);
+        p.split(scratch, (panel, 1), &|t| t * of.shared, &store);
+        b.barrier();
+
+        b.range(b.lane(), tokens * PANEL, LANES, |i| {
+            let (token, column) = (i / PANEL, panel * PANEL + i % PANEL);
+            b.when(column.lt(of.hidden as i32), || {
+                let logit = |n: Expr<'k>| b.load(logits, token * of.logits + n);
+                let of_rank = |r: Expr<'k>| logit(b.load(ids, token * of.k + r));
+                // Ranks are in order, so the first logit is the largest.
+                let highest = of_rank(b.i(0));
+                let weight = |r| (of_rank(r) - highest).exp();
+                let [total] = b.fold(0, of.k, 1, [b.f(0.0)], |r, [sum]| [sum + weight(r)]);
+                let [sum] = b.fold(0, of.k, 1, [b.f(0.0)], |r, [sum]| {
+                    let v = b.load(routed_sums, (token * of.k + r) * PANEL + i % PANEL);
+                    [b.mul_add(v, weight(r) / total, sum)]
+                });
+                let gate = logit(b.i(of.gate as i32)).sigmoid();
+                let sum = b.mul_add(b.load(shared_sums, i), gate, sum);
+                let to = token * of.hidden + column;
+                b.store(out, to, b.load(residual, to) + sum);
+            });
+        });
+    }
+}
+
+fn per_token(n: usize) -> Amount {
+    Amount { per_token: n as f64, ..Amount::default() }
+}
+
+/// Which experts the tokens of a step choose, a pair of token and rank a lane.
+struct Choice<'k> {
+    b: &'k KernelBuilder,
+    experts: u32,
+    pairs: Expr<'k>,
+    /// Pairs, expert by expert, ascending in each.
+    sorted: Mem,
+    /// Of this lane's pair, if it has one: its expert, its place among the sorted, how many pairs have
+    /// that expert, and whether it is the first of them.
+    expert: Expr<'k>,
+    place: Expr<'k>,
+    count: Expr<'k>,
+    first: Expr<'k>,
+}
+
+impl<'k> Choice<'k> {
+    fn new(b: &'k KernelBuilder, of: &Mixture, logits: Mem, tokens: Expr<'k>) -> Self {
+        let ids = b.shared("ids", DType::I32, of.pairs());
+        let sorted = b.shared("sorted", DType::I32, of.pairs());
+        let row = b.shared("row", DType::F32, of.experts.next_multiple_of(4));
+        b.range(0, tokens, 1, |t| {
+            b.barrier();
+            b.range(b.lane(), of.experts.next_multiple_of(4), LANES, |e| {
+                let at = t * of.logits + e.min(of.experts as i32 - 1);
+                let v = b.load(logits, at);
+                // What is no number, and what is no expert, is below all that is.
+                let known = v.eq(v).and(e.lt(of.experts as i32));
+                b.store(row, e, known.select(v, f32::NEG_INFINITY));
+            });
+            b.barrier();
+            b.range(b.lane(), of.experts, LANES, |e| {
+                let rank = rank(b, row, of.experts, e);
+                b.when(rank.lt(of.k as i32), || b.store(ids, t * of.k + rank, e));
+            });
+        });
+        b.barrier();
+        let pairs = tokens * of.k;
+        let mine = b.lane().lt(pairs);
+        let lane = b.lane().min(pairs - 1);
+        let expert = b.load(ids, lane);
+        let init = [b.i(0), b.i(0), b.i(0)];
+        let [place, count, before] = b.fold(0, pairs, 1, init, |p, [place, count, before]| {
+            let other = b.load(ids, p);
+            let (same, earlier) = (other.eq(expert), p.lt(lane));
+            let ahead = other.lt(expert).or(same.and(earlier));
+            let one = |c: Expr<'k>| c.select(1, 0);
+            [place + one(ahead), count + one(same), before + one(same.and(earlier))]
+        });
+        b.when(mine, || b.store(sorted, place, lane));
+        b.barrier();
+        let first = mine.and(before.eq(0));
+        Choice { b, experts: of.experts, pairs, sorted, expert, place, count, first }
+    }
+
+    /// The pair at that place.
+    fn sorted(&self, place: Expr<'k>) -> Expr<'k> {
+        self.b.load(self.sorted, place)
+    }
+
+    /// Of the expert of a pair: its number, the place of its first pair and how many it has; none if that
+    /// pair is not the first.
+    fn group(&self, pair: Expr<'k>) -> (Expr<'k>, Expr<'k>, Expr<'k>) {
+        let b = self.b;
+        let here = self.first.and(b.lane().eq(pair));
+        let told = |v: Expr<'k>| b.group(ReduceOp::Max, here.select(v, 0));
+        (told(self.expert), told(self.place), told(self.count))
+    }
+
+    /// As `expert_groups` has them.
+    fn write(&self, groups: Mem) {
+        let b = self.b;
+        let before = b.group_scan(self.first.select(1, 0));
+        // Experts of lower number that have pairs.
+        let firsts = b.shared("firsts", DType::I32, LANES);
+        let none = b.i(self.experts as i32);
+        b.store(firsts, b.lane(), self.first.select(self.expert, none));
+        b.barrier();
+        let [slot] = b.fold(0, self.pairs, 1, [b.i(0)], |p, [slot]| {
+            [slot + b.load(firsts, p).lt(self.expert).select(1, 0)]
+        });
+        b.when(self.first, || {
+            b.store(groups, active(slot), self.expert);
+            b.store(groups, start(slot, self.experts), self.place);
+        });
+        b.range(b.lane(), self.pairs, LANES, |n| {
+            b.store(groups, pair(n, self.experts), b.load(self.sorted, n));
+        });
+        b.when(b.lane().eq(LANES as i32 - 1), || {
+            b.store(groups, 0, before);
+            b.store(groups, start(before, self.experts), self.pairs);
+        });
+    }
+}
+
+/// How many logits are above that of expert `e`; of equals, those of lower number.
+fn rank<'k>(b: &'k KernelBuilder, row: Mem, experts: u32, e: Expr<'k>) -> Expr<'k> {
+    let own = b.load(row, e);
+    let zero = b.f(0.0).splat(4);
+    let [above] = b.fold(0, experts.next_multiple_of(4), 4, [zero], |at, [above]| {
+        let others = b.load_vec(row, at, 4);
+        let numbers = b.vector(&[0, 1, 2, 3].map(|i| at + i));
+        let wins = others.gt(own).or(others.eq(own).and(numbers.lt(e)));
+        [above + wins.select(1.0, 0.0)]
+    });
+    above.sum().unary(UnaryOp::FloatToInt)
+}
