@@ -183,6 +183,17 @@ pub struct Workload {
 }
 
 impl Amount {
+    fn and(self, other: Amount) -> Amount {
+        Amount {
+            once: self.once + other.once,
+            per_token: self.per_token + other.per_token,
+            per_seq: self.per_seq + other.per_seq,
+            per_row: self.per_row + other.per_row,
+            per_context: self.per_context + other.per_context,
+            per_expert: self.per_expert + other.per_expert,
+        }
+    }
+
     pub fn at(&self, w: Workload) -> f64 {
         self.once
             + self.per_token * w.tokens
@@ -190,6 +201,20 @@ impl Amount {
             + self.per_row * w.rows
             + self.per_context * w.context
             + self.per_expert * w.experts
+    }
+}
+
+impl Cost {
+    /// Of two launches, or of one that does the work of both.
+    #[must_use]
+    pub fn and(self, other: Cost) -> Cost {
+        Cost {
+            weights: self.weights.and(other.weights),
+            state: self.state.and(other.state),
+            activations_read: self.activations_read.and(other.activations_read),
+            activations_written: self.activations_written.and(other.activations_written),
+            flops: self.flops.and(other.flops),
+        }
     }
 }
 

@@ -67,7 +67,15 @@ impl Linear {
         }
     }
 
-    fn on_lanes<'k>(&self, p: &Product<'k>, residual: Option<Mem>, out: Mem) {
+    /// One task of many lanes.
+    fn on_lanes<'k>(
+        &self,
+        p: &Product<'k>,
+        task: Expr<'k>,
+        scratch: impl FnOnce() -> Scratch,
+        residual: Option<Mem>,
+        out: Mem,
+    ) {
         let b = p.b;
         let source = |row: Expr<'k>| row * self.k;
         let put = |row: Expr<'k>, col: Expr<'k>, v: Expr<'k>, w: u8| {
@@ -77,12 +85,32 @@ impl Linear {
         };
         if self.tiled() {
             let columns = self.n.div_ceil(TILE);
-            let (block, column) = (b.task() / columns, b.task() % columns);
+            let (block, column) = (task / columns, task % columns);
             p.tile(block * TILE, column * (TILE / PANEL as u32), &source, &put);
         } else {
-            let panels = (b.task() * self.task_panels(), self.task_panels());
-            let scratch = Scratch::new(b, self.k);
-            p.split(scratch, panels, &source, &|row, col, v| put(row, col, v, 1));
+            let panels = (task * self.task_panels(), self.task_panels());
+            p.split(scratch(), panels, &source, &|row, col, v| put(row, col, v, 1));
+        }
+    }
+
+    fn product<'k>(
+        &self,
+        b: &'k KernelBuilder,
+        caps: &'k Caps,
+        (x, norm, weight): (Mem, Option<Mem>, Mem),
+        end: Expr<'k>,
+    ) -> Product<'k> {
+        Product {
+            b,
+            caps,
+            x,
+            weight,
+            n: self.n,
+            k: self.k,
+            norm: norm.zip(self.norm),
+            up: self.up_panel(),
+            begin: b.i(0),
+            end,
         }
     }
 }
@@ -110,28 +138,17 @@ impl Template for Linear {
     fn build(&self, b: &KernelBuilder, caps: &Caps, layout: &StepLayout) {
         let step = Step::new(b, layout);
         let x = b.input("x", self.x);
-        let norm = self.norm.map(|eps| (eps, b.input("norm", DType::F32)));
+        let norm = self.norm.map(|_| b.input("norm", DType::F32));
         let weight = b.input("weight", self.weight);
         let residual = self.residual.then(|| b.input("residual", self.out));
         let out = b.output("out", self.out);
 
         if caps.lanes > 1 {
-            let total = step.count(self.rows);
-            let product = Product {
-                b,
-                caps,
-                x,
-                weight,
-                n: self.n,
-                k: self.k,
-                norm: norm.map(|(eps, weight)| (weight, eps)),
-                up: self.up_panel(),
-                begin: b.i(0),
-                end: total,
-            };
-            self.on_lanes(&product, residual, out);
+            let product = self.product(b, caps, (x, norm, weight), step.count(self.rows));
+            self.on_lanes(&product, b.task(), || Scratch::new(b, self.k), residual, out);
             return;
         }
+        let norm = self.norm.zip(norm);
         let k = self.k as usize;
         let staged = norm.is_some() || self.x != DType::F32;
         let staging = staged.then(|| b.shared("rows", DType::F32, self.tile * self.k));
@@ -199,5 +216,52 @@ impl Template for Linear {
             flops: amount(2 * parts * n * k),
             ..Cost::default()
         }
+    }
+}
+
+/// Two products of one input, in one launch of many lanes: for a few rows, where each by itself would be little.
+#[derive(Debug, Clone, PartialEq)]
+pub struct LinearPair {
+    pub first: Linear,
+    pub second: Linear,
+}
+
+impl Template for LinearPair {
+    fn name(&self) -> String {
+        format!("{}_and_{}", self.first.name(), self.second.name().replace("linear_", ""))
+    }
+
+    fn build(&self, b: &KernelBuilder, caps: &Caps, layout: &StepLayout) {
+        let LinearPair { first, second } = self;
+        let step = Step::new(b, layout);
+        let x = b.input("x", first.x);
+        let norm = first.norm.map(|_| b.input("norm", DType::F32));
+        let [weight, other_weight] =
+            [("weight", first), ("other_weight", second)].map(|(n, l)| b.input(n, l.weight));
+        let [out, other_out] =
+            [("out", first), ("other_out", second)].map(|(n, l)| b.output(n, l.out));
+        let scratch = Scratch::new(b, first.k);
+        let own = first.tasks(caps).each as i32;
+        let rows = step.count(first.rows);
+        b.when_else(
+            b.task().lt(own),
+            || {
+                let product = first.product(b, caps, (x, norm, weight), rows);
+                first.on_lanes(&product, b.task(), || scratch, None, out);
+            },
+            || {
+                let product = second.product(b, caps, (x, norm, other_weight), rows);
+                second.on_lanes(&product, b.task() - own, || scratch, None, other_out);
+            },
+        );
+    }
+
+    fn tasks(&self, caps: &Caps) -> Tasks {
+        let each = self.first.tasks(caps).each + self.second.tasks(caps).each;
+        Tasks { each, times: Times::Once }
+    }
+
+    fn cost(&self, caps: &Caps) -> Cost {
+        self.first.cost(caps).and(self.second.cost(caps))
     }
 }

@@ -1,9 +1,9 @@
-//! The mixture of experts in two launches, for a few tokens and many lanes (spec 9); the router's logits
-//! come before.
+//! The mixture of experts in two launches, for a few tokens and many lanes (spec 9); the router's logits and
+//! the first half of the shared expert come before.
 //!
 //! ```text
-//!            ┌─ up:    a task a pair of token and rank and a panel of its expert, or a panel of the shared one:
-//! logits ────┤         choose, group, norm(x) · gate, up, silu      ─▶ [T, k, width], [T, shared], groups
+//!            ┌─ up:    a task a pair of token and rank and a panel of its expert:
+//! logits ────┤         choose, group, norm(x) · gate, up, silu      ─▶ [T, k, width], groups
 //!            └─ down:  a task a panel of the result: every chosen expert, the shared one,
 //!                      weights in order of rank, residual           ─▶ [T, hidden]
 //! ```
@@ -30,7 +30,7 @@ pub struct Mixture {
     /// Experts of a token.
     pub k: u32,
     pub hidden: u32,
-    /// Columns between an expert's two products, and between the shared expert's.
+    /// Columns between an expert's two products, and between the shared expert's two.
     pub width: u32,
     pub shared: u32,
     /// Columns of a row of logits, and the one of the shared expert's gate.
@@ -39,8 +39,8 @@ pub struct Mixture {
     /// Sequences of a step, and so tokens, at most.
     pub tokens: u32,
     pub dtype: DType,
-    /// Of the experts' two matrices and of the shared expert's two.
-    pub weights: [DType; 4],
+    /// Of the experts' two matrices and of the shared expert's second.
+    pub weights: [DType; 3],
 }
 
 impl Mixture {
@@ -61,14 +61,13 @@ impl Mixture {
     }
 }
 
-/// `silu(norm(x) · gateᵀ) · (norm(x) · upᵀ)` of the chosen experts and of the shared one.
+/// `silu(norm(x) · gateᵀ) · (norm(x) · upᵀ)` of the chosen experts.
 #[derive(Debug, Clone, PartialEq)]
 pub struct MixtureUp {
     pub of: Mixture,
     pub eps: f32,
-    /// Rows of the weights at which up begins.
+    /// Row of the weights at which up begins.
     pub up: u32,
-    pub shared_up: u32,
 }
 
 /// `residual + Σᵣ softmaxᵣ(logits[ids]) · (x[r] · downᵀ) + sigmoid(logits[gate]) · (shared · downᵀ)`.
@@ -88,88 +87,59 @@ impl Template for MixtureUp {
         let x = b.input("x", of.dtype);
         let norm = b.input("norm", DType::F32);
         let logits = b.input("logits", DType::F32);
-        let [of_experts, _, of_shared, _] = of.weights;
-        let experts = b.table("experts", of_experts);
-        let shared = b.input("shared", of_shared);
+        let experts = b.table("experts", of.weights[0]);
         let groups = b.output("groups", DType::I32);
         let out = b.output("out", of.dtype);
-        let shared_out = b.output("shared_out", of.dtype);
 
         let scratch = Scratch::new(b, of.hidden);
-        let tokens = step.count(Count::Tokens);
-        let (token, rest) = (b.task() / self.each(), b.task() % self.each());
-        let routed = padded(of.width) as i32 / PANEL as i32;
-        let product = |weight, n, up: u32, begin, end| Product {
-            b,
-            caps,
-            x,
-            weight,
-            n,
-            k: of.hidden,
-            norm: Some((norm, self.eps)),
-            up: Some(up / PANEL as u32),
-            begin,
-            end,
-        };
-        b.when_else(
-            rest.lt(routed * of.k as i32),
-            || {
-                let (rank, panel) = (rest / routed, rest % routed);
-                let choice = Choice::new(b, of, logits, tokens);
-                let slot = token * of.k + rank;
-                b.when(b.task().eq(0), || choice.write(groups));
-                let (expert, first, count) = choice.group(slot);
-                b.when(count.gt(0), || {
-                    let end = first + count;
-                    let p = product(b.entry(experts, expert), of.width, self.up, first, end);
-                    let source = |n| choice.sorted(n) / of.k * of.hidden;
-                    let store = |n, col, v| b.store(out, choice.sorted(n) * of.width + col, v);
-                    p.split(scratch, (panel, 1), &source, &store);
-                });
-            },
-            || {
-                b.when(token.eq(0), || {
-                    let panel = rest - routed * of.k as i32;
-                    let p = product(shared, of.shared, self.shared_up, b.i(0), tokens);
-                    let store = |t, col, v| b.store(shared_out, t * of.shared + col, v);
-                    p.split(scratch, (panel, 1), &|t| t * of.hidden, &store);
-                });
-            },
-        );
+        let panels = self.panels();
+        let (slot, panel) = (b.task() / panels, b.task() % panels);
+        let choice = Choice::new(b, of, logits, step.count(Count::Tokens));
+        b.when(b.task().eq(0), || choice.write(groups));
+        let (expert, first, count) = choice.group(slot);
+        b.when(count.gt(0), || {
+            let product = Product {
+                b,
+                caps,
+                x,
+                weight: b.entry(experts, expert),
+                n: of.width,
+                k: of.hidden,
+                norm: Some((norm, self.eps)),
+                up: Some(self.up / PANEL as u32),
+                begin: first,
+                end: first + count,
+            };
+            let source = |n| choice.sorted(n) / of.k * of.hidden;
+            let store = |n, col, v| b.store(out, choice.sorted(n) * of.width + col, v);
+            product.split(scratch, (panel, 1), &source, &store);
+        });
     }
 
     fn tasks(&self, _: &Caps) -> Tasks {
-        Tasks { each: self.each(), times: Times::Step(Count::Tokens) }
+        Tasks { each: self.of.k * self.panels(), times: Times::Step(Count::Tokens) }
     }
 
     fn cost(&self, _: &Caps) -> Cost {
         let of = &self.of;
-        let hidden = of.hidden as usize;
-        let panel = |weight: DType| (2 * PANEL * hidden * weight.size() + hidden * 4) as f64;
-        let [routed, shared] = [of.width, of.shared].map(|w| padded(w) / PANEL);
-        let rows = (routed * of.k as usize + shared) * hidden * of.dtype.size();
-        let tasks = routed * of.k as usize;
-        let chosen = (of.k * of.width) as usize;
-        let flops = 4 * hidden * (chosen + of.shared as usize) + tasks * of.experts as usize;
+        let (hidden, panels) = (of.hidden as usize, self.panels() as usize);
+        let panel = 2 * PANEL * hidden * of.weights[0].size() + hidden * 4;
+        let (tasks, chosen) = (panels * of.k as usize, (of.k * of.width) as usize);
+        let read = hidden * of.dtype.size() + of.experts as usize * 4;
         Cost {
-            weights: Amount {
-                once: shared as f64 * panel(of.weights[2]),
-                per_expert: routed as f64 * panel(of.weights[0]),
-                ..Amount::default()
-            },
-            activations_read: per_token(rows + tasks * of.experts as usize * 4),
-            activations_written: per_token((chosen + of.shared as usize) * of.dtype.size()),
-            flops: per_token(flops),
+            weights: Amount { per_expert: (panels * panel) as f64, ..Amount::default() },
+            activations_read: per_token(tasks * read),
+            activations_written: per_token(chosen * of.dtype.size()),
+            flops: per_token(4 * hidden * chosen),
             ..Cost::default()
         }
     }
 }
 
 impl MixtureUp {
-    /// Tasks of a token.
-    fn each(&self) -> u32 {
-        let panels = |width| (padded(width) / PANEL) as u32;
-        self.of.k * panels(self.of.width) + panels(self.of.shared)
+    /// Panels of an expert.
+    fn panels(&self) -> u32 {
+        (padded(self.of.width) / PANEL) as u32
     }
 }
 
@@ -197,7 +167,7 @@ impl Template for MixtureDown {
         let read = tasks * (between * of.dtype.size() + logits) + hidden * of.dtype.size();
         Cost {
             weights: Amount {
-                once: matrix(of.shared, of.weights[3]),
+                once: matrix(of.shared, of.weights[2]),
                 per_expert: matrix(of.width, of.weights[1]),
                 ..Amount::default()
             },
@@ -217,7 +187,7 @@ impl MixtureDown {
         let shared_x = b.input("shared_x", of.dtype);
         let logits = b.input("logits", DType::F32);
         let groups = b.input("groups", DType::I32);
-        let [_, of_experts, _, of_shared] = of.weights;
+        let [_, of_experts, of_shared] = of.weights;
         let experts = b.table("experts", of_experts);
         let shared = b.input("shared", of_shared);
         let residual = b.input("residual", of.dtype);
@@ -350,32 +320,34 @@ impl<'k> Choice<'k> {
     fn group(&self, pair: Expr<'k>) -> (Expr<'k>, Expr<'k>, Expr<'k>) {
         let b = self.b;
         let here = self.first.and(b.lane().eq(pair));
-        let told = |v: Expr<'k>| b.group(ReduceOp::Max, here.select(v, 0));
-        (told(self.expert), told(self.place), told(self.count))
+        let known = b.vector(&[self.expert, self.place, self.count, b.i(0)]);
+        let told = b.group(ReduceOp::Max, here.select(known, 0));
+        (told.extract(0), told.extract(1), told.extract(2))
     }
 
     /// As `expert_groups` has them.
     fn write(&self, groups: Mem) {
         let b = self.b;
-        let before = b.group_scan(self.first.select(1, 0));
-        // Experts of lower number that have pairs.
         let firsts = b.shared("firsts", DType::I32, LANES);
-        let none = b.i(self.experts as i32);
+        let none = self.experts as i32;
         b.store(firsts, b.lane(), self.first.select(self.expert, none));
         b.barrier();
-        let [slot] = b.fold(0, self.pairs, 1, [b.i(0)], |p, [slot]| {
-            [slot + b.load(firsts, p).lt(self.expert).select(1, 0)]
+        // Experts that have pairs, and how many of them come before.
+        let [chosen, slot] = b.fold(0, self.pairs, 1, [b.i(0), b.i(0)], |p, [chosen, slot]| {
+            let other = b.load(firsts, p);
+            let one = |c: Expr<'k>| c.select(1, 0);
+            [chosen + one(other.lt(none)), slot + one(other.lt(self.expert))]
         });
         b.when(self.first, || {
             b.store(groups, active(slot), self.expert);
             b.store(groups, start(slot, self.experts), self.place);
         });
         b.range(b.lane(), self.pairs, LANES, |n| {
-            b.store(groups, pair(n, self.experts), b.load(self.sorted, n));
+            b.store(groups, pair(n, self.experts), self.sorted(n));
         });
-        b.when(b.lane().eq(LANES as i32 - 1), || {
-            b.store(groups, 0, before);
-            b.store(groups, start(before, self.experts), self.pairs);
+        b.when(b.lane().eq(0), || {
+            b.store(groups, 0, chosen);
+            b.store(groups, start(chosen, self.experts), self.pairs);
         });
     }
 }

@@ -34,7 +34,7 @@ pub use delta_rule::{DeltaRule, DeltaShape};
 pub use delta_step::DeltaStep;
 pub use elementwise::{Embed, Gather, RmsNorm, RopeTable};
 pub use experts::{ExpertCombine, ExpertGroups, ExpertLinear, TopK};
-pub use linear::{Act, Linear};
+pub use linear::{Act, Linear, LinearPair};
 pub use mixture::{Mixture, MixtureDown, MixtureUp};
 pub use qk_rope::QkRope;
 
@@ -71,7 +71,7 @@ macro_rules! specs {
     };
 }
 specs! {
-    Embed, Gather, RmsNorm, RopeTable, Linear, DeltaConv, DeltaRule, QkRope, AttendPrefill,
+    Embed, Gather, RmsNorm, RopeTable, Linear, LinearPair, DeltaConv, DeltaRule, QkRope, AttendPrefill,
     AttendSplit, AttendCombine, AttendStep, DeltaStep, TopK, ExpertGroups, ExpertLinear,
     ExpertCombine, MixtureUp, MixtureDown,
 }

@@ -358,8 +358,7 @@ impl Cx<'_> {
             gate,
             tokens: self.limits.max_batch,
             dtype: self.ty(v).dtype,
-            weights: [parts.up, parts.down, parts.shared_up, parts.shared_down]
-                .map(|of| weight(of).dtype),
+            weights: [parts.up, parts.down, parts.shared_down].map(|of| weight(of).dtype),
         }
     }
 
@@ -403,11 +402,13 @@ impl Cx<'_> {
         else {
             panic!("a mixture has both")
         };
-        let router = self.linear(p.x, weight(p.router), p.router, Some(p.eps), Act::None);
-        self.launch(router, &[p.x, p.norm, weight(p.router)], p.router);
-        let inputs = [p.x, p.norm, p.router, weight(p.up), weight(p.shared_up), p.groups, p.up];
-        let spec = MixtureUp { of, eps: p.eps, up, shared_up };
-        self.launch(spec, &inputs, p.shared_up);
+        let act = Act::SwiGlu { up: shared_up };
+        let first = self.linear(p.x, weight(p.router), p.router, Some(p.eps), Act::None);
+        let second = self.linear(p.x, weight(p.shared_up), p.shared_up, Some(p.eps), act);
+        let inputs = [p.x, p.norm, weight(p.router), weight(p.shared_up), p.router];
+        self.launch(LinearPair { first, second }, &inputs, p.shared_up);
+        let inputs = [p.x, p.norm, p.router, weight(p.up), p.groups];
+        self.launch(MixtureUp { of, eps: p.eps, up }, &inputs, p.up);
         let residual = self.graph.node(v).operands[4];
         let weights = [weight(p.down), weight(p.shared_down)];
         let inputs = [p.up, p.shared_up, p.router, p.groups, weights[0], weights[1], residual];

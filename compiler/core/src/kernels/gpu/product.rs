@@ -28,30 +28,31 @@ pub struct Product<'k> {
 const PART: u32 = 8;
 /// Lanes that share a column of `k`, and so how many ways `k` is split.
 const SPLIT: u32 = LANES / 2;
-/// Rows that are multiplied together with one read of a weight.
-const ROWS: u32 = 8;
+/// Rows that are multiplied together with one read of a weight: as many as leave room in registers. More
+/// rows find the panel in a cache.
+const ROWS: u32 = 4;
 /// Numbers of `x` that are staged at once, all rows together: 16 KiB.
 const STAGED: u32 = 4096;
+/// Sums that lanes hand each other at once: of two rows, two panels each.
+const JOINED: u32 = 4;
+/// Numbers of one of them. A row is one longer than a panel, so that columns fall into different banks.
+const PARTIAL: u32 = SPLIT * STRIDE;
+const STRIDE: u32 = PANEL as u32 + 1;
+/// Lanes that sum up a column; no subgroup has fewer.
+const CLUSTER: u32 = 4;
 /// Rows and columns of a tile, and how much of `k` is staged at once.
 pub const TILE: u32 = 64;
 const DEPTH: u32 = 16;
 
-/// Shared arrays of products with a few rows, one after another.
+/// The shared array of products with a few rows, one after another: first rows of `x`, times the
+/// norm's weight, then sums of each slice of `k`.
 #[derive(Clone, Copy)]
-pub struct Scratch {
-    /// Rows of `x`, times the norm's weight.
-    staged: Mem,
-    /// A panel's sums of each slice of `k`.
-    partial: Mem,
-}
+pub struct Scratch(Mem);
 
 impl Scratch {
     /// For products of up to `k` columns of `x`.
     pub fn new(b: &KernelBuilder, k: u32) -> Self {
-        Scratch {
-            staged: b.shared("staged", DType::F32, STAGED.min(ROWS * k)),
-            partial: b.shared("partial", DType::F32, SPLIT * (PANEL as u32 + 1)),
-        }
+        Scratch(b.shared("scratch", DType::F32, STAGED.min(ROWS * k).max(JOINED * PARTIAL)))
     }
 }
 
@@ -77,39 +78,42 @@ impl<'k> Product<'k> {
         store: &dyn Fn(Expr<'k>, Expr<'k>, Expr<'k>),
     ) {
         let b = self.b;
-        let mut at = self.begin;
-        for rows in [ROWS, 4, 2, 1] {
-            let whole = at + (self.end - at) / rows * rows;
-            b.range(at, whole, rows, |row| {
-                let from: Vec<Expr> = (0..rows).map(|r| source(row + r)).collect();
-                self.split_rows(scratch, row, &from, (first, count), store);
-            });
-            at = whole;
-        }
+        let panels = (first, count);
+        b.when_else(
+            (self.end - self.begin).eq(1),
+            || self.split_rows(scratch, self.begin, 1, panels, source, store),
+            || {
+                b.range(self.begin, self.end, ROWS, |row| {
+                    self.split_rows(scratch, row, ROWS, panels, source, store);
+                });
+            },
+        );
     }
 
+    /// `rows` rows from `row` on; those beyond the end repeat the last and are not stored.
     fn split_rows(
         &self,
         scratch: Scratch,
         row: Expr<'k>,
-        from: &[Expr<'k>],
+        rows: u32,
         (first, count): (Expr<'k>, u32),
+        source: &dyn Fn(Expr<'k>) -> Expr<'k>,
         store: &dyn Fn(Expr<'k>, Expr<'k>, Expr<'k>),
     ) {
         let b = self.b;
+        let from: Vec<Expr> = (0..rows).map(|r| source((row + r).min(self.end - 1))).collect();
         let last = self.n.div_ceil(PANEL as u32) as i32 - 1;
         let panels: Vec<Expr> = match self.up {
             Some(up) => vec![first, first + up],
             None => (0..count).map(|i| (first + i).min(last)).collect(),
         };
-        let rows = from.len() as u32;
         let piece = (STAGED / rows).min(self.k);
         let zero = |width| b.f(0.0).splat(width);
         let products = vec![zero(PART as u8); from.len() * panels.len()];
         let squares = vec![zero(self.width()); from.len()];
         let sums = if piece == self.k {
             let sums = Sums { products, squares };
-            self.piece(scratch, from, &panels, (b.i(0), b.n(self.k as usize)), sums)
+            self.piece(scratch, &from, &panels, (b.i(0), b.n(self.k as usize)), sums)
         } else {
             let carried = [products, squares].concat();
             let products = from.len() * panels.len();
@@ -118,39 +122,60 @@ impl<'k> Product<'k> {
                 let squares = carried.split_off(products);
                 let sums = Sums { products: carried, squares };
                 let Sums { products, squares } =
-                    self.piece(scratch, from, &panels, (start, len), sums);
+                    self.piece(scratch, &from, &panels, (start, len), sums);
                 [products, squares].concat()
             });
             let squares = sums.split_off(products);
             Sums { products: sums, squares }
         };
+        let scales = self.scales(scratch, &sums.squares);
 
-        for (r, (of_row, squares)) in
-            sums.products.chunks(panels.len()).zip(&sums.squares).enumerate()
-        {
-            let scale = self.norm.map(|(_, eps)| {
-                let total = b.group(ReduceOp::Sum, squares.sum());
-                b.f(1.0) / (total / self.k as f32 + eps).sqrt()
-            });
-            let total = |sum: Expr<'k>| {
-                let total = self.join(scratch.partial, sum);
-                scale.map_or(total, |s| total * s)
+        // Two rows at a time, half of the lanes each.
+        let (half, column) = (b.lane() / (LANES / 2), b.lane() % (LANES / 2) / CLUSTER);
+        let mine = (b.lane() % CLUSTER).eq(0);
+        for (pair, sums) in sums.products.chunks(2 * panels.len()).enumerate() {
+            let totals = self.join(scratch, sums, panels.len());
+            let here = row + 2 * pair + half;
+            let inside = if sums.len() > panels.len() { here.lt(self.end) } else { half.eq(0) };
+            let scale = |v: Expr<'k>| {
+                let scales = scales.iter().skip(2 * pair).take(2).copied();
+                scales.reduce(|a, other| half.eq(0).select(a, other)).map_or(v, |s| v * s)
             };
-            let (column, part) = (b.lane() / PART, b.lane() % PART);
             let put = |panel: Expr<'k>, value: Expr<'k>| {
                 let col = panel * PANEL + column;
-                let wanted = part.eq(0).and(col.lt(self.n as i32));
-                b.when(wanted, || store(row + r as i32, col, value));
+                let wanted = mine.and(inside).and(col.lt(self.n as i32));
+                b.when(wanted, || store(here, col, value));
             };
             if self.up.is_some() {
-                let gate = total(of_row[0]).silu();
-                put(first, gate * total(of_row[1]));
+                put(first, scale(totals[0]).silu() * scale(totals[1]));
             } else {
-                for (i, &sum) in of_row.iter().enumerate() {
-                    put(first + i as i32, total(sum));
+                for (i, &total) in totals.iter().enumerate() {
+                    put(first + i as i32, scale(total));
                 }
             }
         }
+    }
+
+    /// Of each row, what its normalisation multiplies by; nothing without a norm.
+    fn scales(&self, scratch: Scratch, squares: &[Expr<'k>]) -> Vec<Expr<'k>> {
+        let (b, rows) = (self.b, squares.len());
+        let Some((_, eps)) = self.norm else { return vec![] };
+        let Scratch(mem) = scratch;
+        let own: Vec<Expr> = squares.iter().map(|s| s.sum()).collect();
+        let own = b.cluster(ReduceOp::Sum, b.vector(&own), CLUSTER);
+        b.barrier();
+        let at = b.lane() / CLUSTER * rows;
+        b.when((b.lane() % CLUSTER).eq(0), || b.store(mem, at, own));
+        b.barrier();
+        let zero = b.f(0.0).splat(rows as u8);
+        let [total] = b.fold(0, LANES / CLUSTER, 1, [zero], |i, [total]| {
+            [total + b.load_vec(mem, i * rows, rows as u8)]
+        });
+        let scale = |r| {
+            let mean = total.extract(r as u8) / self.k as f32;
+            b.f(1.0) / (mean + eps).sqrt()
+        };
+        (0..rows).map(scale).collect()
     }
 
     /// Adds the products of `len` columns of `x` from `start` on.
@@ -163,6 +188,7 @@ impl<'k> Product<'k> {
         sums: Sums<'k>,
     ) -> Sums<'k> {
         let (b, width) = (self.b, self.width());
+        let Scratch(mem) = scratch;
         let stride = (STAGED / from.len() as u32).min(self.k) as i32;
         // Others may still read what was staged before.
         b.barrier();
@@ -175,7 +201,7 @@ impl<'k> Product<'k> {
                 if self.norm.is_some() {
                     *square = b.mul_add(x, x, *square);
                 }
-                b.store(scratch.staged, i + r as i32 * stride, norm.map_or(x, |n| x * n));
+                b.store(mem, i + r as i32 * stride, norm.map_or(x, |n| x * n));
             }
             squares
         });
@@ -192,7 +218,7 @@ impl<'k> Product<'k> {
                 .collect();
             let mut next = Vec::with_capacity(sums.len());
             for (r, sums) in sums.chunks(panels.len()).enumerate() {
-                let x = b.load(scratch.staged, j + r as i32 * stride);
+                let x = b.load(mem, j + r as i32 * stride);
                 next.extend(weights.iter().zip(sums).map(|(&w, &sum)| b.mul_add(x, w, sum)));
             }
             next
@@ -206,23 +232,30 @@ impl<'k> Product<'k> {
         [4, 2].into_iter().find(fits).unwrap_or(1)
     }
 
-    /// Sums of a panel's columns over all slices: lane `8 c + i` gets column c's.
-    fn join(&self, partial: Mem, sum: Expr<'k>) -> Expr<'k> {
+    /// Sums over all slices of one row or two, of each of `panels`: of the first row in the lower half of the
+    /// lanes, of the second in the upper, where `CLUSTER` lanes each get a column's.
+    fn join(&self, scratch: Scratch, sums: &[Expr<'k>], panels: usize) -> Vec<Expr<'k>> {
         let b = self.b;
-        let (slice, half) = (b.lane() / 2, b.lane() % 2);
-        // A row is one longer than a panel, so that columns fall into different banks.
-        let stride = PANEL as u32 + 1;
+        let Scratch(mem) = scratch;
+        let (slice, part) = (b.lane() / 2, b.lane() % 2);
         b.barrier();
-        for i in 0..PART as u8 {
-            let at = slice * stride + half * PART + i32::from(i);
-            b.store(partial, at, sum.extract(i));
+        for (n, sum) in sums.iter().enumerate() {
+            for i in 0..PART as u8 {
+                let at = slice * STRIDE + part * PART + i32::from(i);
+                b.store(mem, at + n as u32 * PARTIAL, sum.extract(i));
+            }
         }
         b.barrier();
-        let (column, part) = (b.lane() / PART, b.lane() % PART);
-        let [total] = b.fold(0, SPLIT / PART, 1, [b.f(0.0)], |q, [total]| {
-            [total + b.load(partial, (q * PART + part) * stride + column)]
-        });
-        b.cluster(ReduceOp::Sum, total, PART)
+        let half = if sums.len() > panels { b.lane() / (LANES / 2) } else { b.i(0) };
+        let (column, first) = (b.lane() % (LANES / 2) / CLUSTER, b.lane() % CLUSTER);
+        let total = |p: usize| {
+            let from = (half * panels + p) * PARTIAL + column;
+            let [total] = b.fold(first, SPLIT, CLUSTER, [b.f(0.0)], |slice, [total]| {
+                [total + b.load(mem, from + slice * STRIDE)]
+            });
+            b.cluster(ReduceOp::Sum, total, CLUSTER)
+        };
+        (0..panels).map(total).collect()
     }
 
     /// A tile of 64 rows by four panels, sums in ascending `k`: `store(row, column, values, width)`.
