@@ -7,6 +7,7 @@
 //! show.
 
 use super::elementwise::per_token;
+use super::gpu::delta_chunks::chunk_len;
 use super::step::{Step, Tile};
 use super::{PANEL, Template, letter, padded, row};
 use q35_artifact::{Amount, Cost, Tasks, Times};
@@ -91,10 +92,14 @@ impl Template for DeltaRule {
             head: b.task() % self.shape.nv,
         };
         let seq = b.task() / self.shape.nv;
-        match self.chunked {
-            _ if caps.lanes > 1 => cx.by_columns(&step, seq),
-            true => cx.chunked(&step, seq),
-            false => cx.recurrent(&step, seq),
+        match (self.chunked, caps.lanes) {
+            (true, 1) => cx.chunked(&step, seq),
+            (false, 1) => cx.recurrent(&step, seq),
+            (true, _) => match chunk_len(self.shape, caps) {
+                Some(len) => cx.in_chunks(&step, seq, len),
+                None => cx.by_columns(&step, seq),
+            },
+            (false, _) => cx.by_columns(&step, seq),
         }
     }
 
@@ -102,14 +107,19 @@ impl Template for DeltaRule {
         Tasks { each: self.shape.nv, times: Times::Step(Count::Seqs) }
     }
 
-    fn cost(&self, _: &Caps) -> Cost {
+    fn cost(&self, caps: &Caps) -> Cost {
         let DeltaShape { nk: _, dk, nv, dv } = self.shape;
         let state = 2 * nv as usize * self.shape.head_state() * 4;
         let columns = self.shape.channels() + nv * dv + 2 * nv;
         let head = (dk * dv) as usize;
-        let flops = match self.chunked {
-            false => 7 * head,
-            true => 6 * head + 2 * CHUNK * (2 * dk + 2 * dv) as usize,
+        let chunk = match (self.chunked, caps.lanes) {
+            (false, _) => None,
+            (true, 1) => Some(CHUNK),
+            (true, _) => chunk_len(self.shape, caps).map(|len| len as usize),
+        };
+        let flops = match chunk {
+            None => 7 * head,
+            Some(len) => 6 * head + 2 * len * (2 * dk + 2 * dv) as usize,
         };
         Cost {
             weights: Amount { once: f64::from((2 * nv + dv) * 4), ..Amount::default() },

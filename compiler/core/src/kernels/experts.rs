@@ -9,6 +9,7 @@
 //! A task loops over its expert's tokens, so an expert's weights are read once however many tokens chose it.
 
 use super::elementwise::per_token;
+use super::gpu::expert_groups;
 use super::gpu::product::{Product, Scratch, TILE};
 use super::linear::Act;
 use super::panels::{Grid, Panels};
@@ -119,13 +120,17 @@ impl Template for ExpertGroups {
         format!("expert_groups_{}_{}", self.experts, self.k)
     }
 
-    fn build(&self, b: &KernelBuilder, _: &Caps, layout: &StepLayout) {
+    fn build(&self, b: &KernelBuilder, caps: &Caps, layout: &StepLayout) {
         let step = Step::new(b, layout);
         let ids = b.input("ids", DType::I32);
         let groups = b.output("groups", DType::I32);
-        let next = b.shared("next", DType::I32, self.experts);
         let pairs = step.count(Count::Tokens) * self.k;
-        b.when(b.lane().eq(0), || self.sort(b, pairs, [ids, groups, next]));
+        if caps.lanes > 1 {
+            expert_groups::sort(b, self.experts, pairs, [ids, groups]);
+            return;
+        }
+        let next = b.shared("next", DType::I32, self.experts);
+        self.sort(b, pairs, [ids, groups, next]);
     }
 
     fn tasks(&self, _: &Caps) -> Tasks {
