@@ -103,8 +103,8 @@ struct Chunk<'c, 'k> {
     qk: Mem,
     /// `G`, summed from the chunk's start; `exp(G)`; `exp(G_C - G)`; beta.
     g: Mem,
-    decay: Mem,
-    rest: Mem,
+    since: Mem,
+    until: Mem,
     beta: Mem,
     /// Which of the four lanes that share columns this is.
     part: Expr<'k>,
@@ -125,8 +125,8 @@ impl<'c, 'k> Chunk<'c, 'k> {
             kk: shared("kk", len),
             qk: shared("qk", len),
             g: shared("g", 1),
-            decay: shared("decay", 1),
-            rest: shared("rest", 1),
+            since: shared("since", 1),
+            until: shared("until", 1),
             beta: shared("beta", 1),
             part: b.lane() % QUAD,
         }
@@ -152,7 +152,7 @@ impl<'c, 'k> Chunk<'c, 'k> {
         // O = exp(G) Q S + (Q Kᵀ ∘ Γ) E
         b.range(0, tokens.len, 1, |i| {
             let sums = self.times_state(self.q, i, &state);
-            let decay = b.load(self.decay, i);
+            let decay = b.load(self.since, i);
             let weights = self.scalars(self.qk, i * len);
             for (round, (sum, errors)) in sums.into_iter().zip(&errors).enumerate() {
                 let pairs = weights.iter().zip(errors);
@@ -165,14 +165,14 @@ impl<'c, 'k> Chunk<'c, 'k> {
         b.barrier();
 
         // S ← exp(G_C) S + Kᵀ (exp(G_C − G) E)
-        let rest = self.scalars(self.rest, b.i(0));
+        let rest = self.scalars(self.until, b.i(0));
         for (round, errors) in errors.iter().enumerate() {
             for (i, (&e, &rest)) in errors.iter().zip(&rest).enumerate() {
                 b.store(self.rows, self.own(b.n(i), round), e * rest);
             }
         }
         b.barrier();
-        let decay = b.load(self.decay, tokens.len - 1);
+        let decay = b.load(self.since, tokens.len - 1);
         let decayed = state.iter().map(|&s| s * decay).collect();
         b.fold_vec(0, tokens.len, 1, decayed, |i, state| self.add_outer(i, &state))
     }
@@ -215,7 +215,7 @@ impl<'c, 'k> Chunk<'c, 'k> {
         let total = b.group_scan(g);
         b.when(b.lane().lt(len as i32), || {
             b.store(self.g, b.lane(), total);
-            b.store(self.decay, b.lane(), total.exp());
+            b.store(self.since, b.lane(), total.exp());
             b.store(self.beta, b.lane(), beta);
         });
         b.range(tokens.len, len, 1, |i| {
@@ -269,14 +269,14 @@ impl<'c, 'k> Chunk<'c, 'k> {
         });
         b.when(b.lane().lt(len as i32), || {
             let last = b.load(self.g, tokens.len - 1);
-            b.store(self.rest, b.lane(), (last - b.load(self.g, b.lane())).exp());
+            b.store(self.until, b.lane(), (last - b.load(self.g, b.lane())).exp());
         });
     }
 
     /// `e_i = beta_i (v_i − exp(G_i) (K S)_i) − Σ_{j<i} A_ij e_j`, of this lane's column.
     fn solve(&self, values: &[Expr<'k>], round: usize) -> Vec<Expr<'k>> {
         let (b, len) = (self.b, self.layout.len);
-        let [decay, beta] = [self.decay, self.beta].map(|m| self.scalars(m, b.i(0)));
+        let [decay, beta] = [self.since, self.beta].map(|m| self.scalars(m, b.i(0)));
         let mut errors: Vec<Expr> = vec![];
         for (i, &v) in values.iter().enumerate() {
             let read = b.load(self.rows, self.own(b.n(i), round)) * decay[i];
