@@ -19,9 +19,13 @@ pub struct Compile {
     /// Where to write the artifact
     #[arg(short, long, value_name = "OUT", required_unless_present = "emit")]
     output: Option<PathBuf>,
-    /// What to generate code for
-    #[arg(long, value_delimiter = ',', value_name = "T", default_value = "cpu")]
+    /// What to generate code for: `cpu`; `spirv`, for every GPU with Vulkan 1.3; `spirv:desktop`, for those
+    /// with 16-bit and 8-bit storage and 48 KiB of shared memory; or `cpu` and one of these
+    #[arg(long, value_delimiter = ',', value_name = "T[:PROFILE]", default_value = "cpu")]
     target: Vec<String>,
+    /// Lanes of a subgroup in code for `spirv:desktop`, 32 or 64 [default: 32]
+    #[arg(long, value_name = "N")]
+    subgroup: Option<u32>,
     /// How activations are stored between kernels [default: what suits the target; f32 on a CPU]
     #[arg(long)]
     activations: Option<Storage>,
@@ -71,7 +75,7 @@ pub fn run(args: &Compile, verbose: u8) -> Result<(), Failure> {
         eprintln!("note: {note}");
     }
     let config = parsed.config;
-    let targets = targets::all(&args.target)?;
+    let targets = targets::all(&args.target, args.subgroup)?;
     let activations =
         args.activations.map_or(default_activations(targets[0].name()), Storage::dtype);
     let request = Request {

@@ -3,6 +3,7 @@
 use q35_core::{CompileError, Config, Limits, Options, Request, compile};
 use q35_target::Target;
 use q35_target_cpu::Cpu;
+use q35_target_spirv::Spirv;
 use q35_types::DType;
 use std::path::{Path, PathBuf};
 
@@ -39,6 +40,24 @@ fn every_config_compiles_to_a_small_artifact_that_passes_its_own_check() {
         artifact.check().unwrap_or_else(|e| panic!("{}: {e}", path.display()));
         let bytes = artifact.to_bytes();
         assert!(bytes.len() < 4 << 20, "{}: {} bytes", path.display(), bytes.len());
+    }
+}
+
+#[test]
+fn every_config_fits_the_shared_memory_of_every_profile_of_a_gpu() {
+    for path in configs() {
+        let text = std::fs::read_to_string(&path).expect("config");
+        let config = Config::parse(&text).expect("a config of the family").config;
+        for profile in [Spirv::BASELINE, Spirv::DESKTOP, Spirv::DESKTOP_64] {
+            for activations in [DType::F32, DType::Bf16] {
+                let options = Options { activations, kv: activations };
+                let request = Request { options, ..request(&text, &config, &[&profile]) };
+                // A target refuses a kernel that takes more than there is.
+                let artifact = compile(&request);
+                let artifact = artifact.unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+                artifact.check().unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+            }
+        }
     }
 }
 

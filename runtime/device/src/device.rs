@@ -103,6 +103,12 @@ pub trait Device: Send {
     /// Names of the code variants of [`DeviceInfo::target`] that it runs, best first.
     fn variants(&self) -> &[&'static str];
 
+    /// All that keeps it from running a variant that is none of these, for people; nothing if there
+    /// is no such variant, as far as is known here.
+    fn lacks(&self, _variant: &str) -> Option<String> {
+        None
+    }
+
     fn limits(&self) -> Limits;
 
     /// Bytes that could be allocated now, as far as that is known.

@@ -24,6 +24,10 @@ pub enum DeviceError {
     #[error("the artifact has the variants {found} of `{target}`, expected one of {expected}")]
     NoVariant { target: &'static str, found: String, expected: String },
 
+    /// The device lacks what the most portable variant in the artifact takes.
+    #[error("`{device}` ({name}) lacks {lacks}, expected by the artifact's variant `{variant}`")]
+    Lacks { device: String, name: String, lacks: String, variant: String },
+
     /// `Q35_CPU` has a value that this machine cannot run, or nothing runs on this machine.
     #[error(transparent)]
     Variant(#[from] VariantError),

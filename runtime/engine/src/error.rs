@@ -40,6 +40,9 @@ impl LoadError {
     pub fn advice(&self) -> Option<String> {
         match self {
             Self::Weights(error) => error.advice(),
+            Self::Device(DeviceError::Lacks { .. }) => {
+                Some("compile for `spirv`: such code runs on every device of Vulkan 1.3".into())
+            }
             Self::Artifact(_)
             | Self::Checkpoint(_)
             | Self::Device(_)

@@ -124,8 +124,28 @@ impl Model {
 
 /// The device that the options ask for, or the best for which the artifact has code.
 fn open(artifact: &Artifact, options: &LoadOptions<'_>) -> Result<Box<dyn Device>, DeviceError> {
-    let targets: Vec<&str> = artifact.targets.iter().map(|t| t.name.as_str()).collect();
-    q35_device::open(options.device.as_deref(), &targets, options.threads)
+    let choice = options.device.as_deref();
+    open_for(&artifact.targets, choice, |names| q35_device::open(choice, names, options.threads))
+}
+
+/// As above, by a function that opens the best device for code of some targets. If no variant of a
+/// target's code runs there, the next best device may do, unless the user has named one.
+fn open_for(
+    targets: &[TargetSection],
+    choice: Option<&str>,
+    mut best: impl FnMut(&[&str]) -> Result<Box<dyn Device>, DeviceError>,
+) -> Result<Box<dyn Device>, DeviceError> {
+    let mut left: Vec<&TargetSection> = targets.iter().collect();
+    loop {
+        let device = best(&left.iter().map(|t| t.name.as_str()).collect::<Vec<_>>())?;
+        let name = device.info().target;
+        let at = left.iter().position(|t| t.name == name);
+        let at = at.expect("the device was chosen for a target");
+        match choose(left[at], &*device) {
+            Err(_) if choice.is_none() && left.len() > 1 => drop(left.remove(at)),
+            chosen => return chosen.map(|_| device),
+        }
+    }
 }
 
 fn assemble(
@@ -207,10 +227,23 @@ fn choose<'a>(target: &'a TargetSection, device: &dyn Device) -> Result<&'a Vari
     let quoted =
         |names: Vec<&str>| names.iter().map(|n| format!("`{n}`")).collect::<Vec<_>>().join(", ");
     let found = device.variants().iter().find_map(|name| target.variant(name));
-    found.ok_or_else(|| DeviceError::NoVariant {
-        target: device.info().target,
-        found: quoted(target.variants.iter().map(|v| v.name.as_str()).collect()),
-        expected: quoted(device.variants().to_vec()),
+    found.ok_or_else(|| {
+        let info = device.info();
+        // The first is the most portable.
+        let lacking = target.variants.iter().find_map(|v| Some((v, device.lacks(&v.name)?)));
+        match lacking {
+            Some((variant, lacks)) => DeviceError::Lacks {
+                device: info.id.clone(),
+                name: info.name.clone(),
+                lacks,
+                variant: variant.name.clone(),
+            },
+            None => DeviceError::NoVariant {
+                target: info.target,
+                found: quoted(target.variants.iter().map(|v| v.name.as_str()).collect()),
+                expected: quoted(device.variants().to_vec()),
+            },
+        }
     })
 }
 
@@ -268,7 +301,40 @@ impl fmt::Display for MemoryUse {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::plan;
+    use crate::testing::{device, plan};
+    use q35_types::DType;
+
+    #[test]
+    fn a_device_that_lacks_something_gives_way_to_the_next_unless_it_was_named() {
+        let section = |name: &str, variant: &str| TargetSection {
+            name: name.into(),
+            activations: DType::F32,
+            plan: plan(),
+            variants: vec![Variant {
+                name: variant.into(),
+                extension: "rs".into(),
+                kernels: vec![],
+            }],
+        };
+        let best =
+            |names: &[&str]| Ok(device(if names.contains(&"spirv") { "spirv" } else { "cpu" }));
+        let targets = [section("cpu", "rust"), section("spirv", "wide")];
+        let opened = open_for(&targets, None, best).map(|d| d.info().target);
+        assert_eq!(opened.unwrap(), "cpu");
+        for (targets, choice) in [(&targets[..], Some("spirv")), (&targets[1..], None)] {
+            let refused = open_for(targets, choice, best).map(|_| ()).unwrap_err();
+            assert_eq!(
+                refused.to_string(),
+                "`spirv` (hash) lacks width, expected by the artifact's variant `wide`"
+            );
+            assert!(LoadError::from(refused).advice().unwrap().contains("compile for `spirv`"));
+        }
+        let unknown = [section("spirv", "tomorrow")];
+        assert_eq!(
+            open_for(&unknown, None, best).map(|_| ()).unwrap_err().to_string(),
+            "the artifact has the variants `tomorrow` of `spirv`, expected one of `rust`"
+        );
+    }
 
     #[test]
     fn the_pool_holds_what_can_be_used_within_half_of_free_memory() {

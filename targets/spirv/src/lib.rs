@@ -31,10 +31,23 @@
 //!   lanes. Subgroups must have [`Caps::subgroup`] lanes in kernels with accumulators; in others any size
 //!   gives the same bits.
 //! - The driver offers `shaderSignedZeroInfNanPreserveFloat32` and the features `bufferDeviceAddress` and
-//!   `vulkanMemoryModel`; shuffles in subgroups; for the `desktop` variants also
-//!   `storageBuffer16BitAccess` and `shaderInt16`; for `desktop-coop`, cooperative matrices of a subgroup, 16 x 16 x 16 from
-//!   `f16` or `bf16`, whichever a kernel has (`shaderFloat16`, or `VK_KHR_shader_bfloat16` with
-//!   `shaderBFloat16CooperativeMatrix`), into `f32`.
+//!   `vulkanMemoryModel`; shuffles in subgroups; and what the variant takes beyond that.
+//!
+//! # Profiles and variants
+//!
+//! What differs between drivers is fixed when a model is compiled, by a profile ([`Spirv`]); all of its
+//! variants are in the artifact, and the device runs the best that it can.
+//!
+//! | profile | variant | subgroup | shared memory | takes, beyond the above |
+//! |---|---|---|---|---|
+//! | `baseline` | `baseline` | 4 to 64 | 32 KiB | nothing: it runs on every device of Vulkan 1.3 |
+//! | `desktop` | `desktop` | 32 | 48 KiB | `storageBuffer16BitAccess`, `storageBuffer8BitAccess`, `shaderInt16` |
+//! | | `desktop-coop` | 32 | 48 KiB | and cooperative matrices |
+//! | `desktop`, 64 lanes | `desktop-64` | 64 | 48 KiB | as `desktop` |
+//! | | `desktop-64-coop` | 64 | 48 KiB | as `desktop-coop` |
+//!
+//! Cooperative matrices are those of a subgroup, 16 x 16 x 16 from `f16` or `bf16`, whichever a kernel has
+//! (`shaderFloat16`, or `VK_KHR_shader_bfloat16` with `shaderBFloat16CooperativeMatrix`), into `f32`.
 //!
 //! # Numbers
 //!
@@ -49,9 +62,11 @@ use q35_kernel::Kernel;
 use q35_target::{Caps, LowerError, Mma, Target, Variant};
 use rspirv::binary::Disassemble;
 
-/// The SPIR-V target.
+/// The SPIR-V target, for one profile.
 #[derive(Debug, Clone, Copy)]
-pub struct Spirv;
+pub struct Spirv {
+    variants: &'static [Variant],
+}
 
 /// What lowering knows of a variant beyond what templates do.
 struct Profile {
@@ -75,17 +90,34 @@ const BASELINE: Caps = Caps {
     mma: None,
 };
 const DESKTOP: Caps = Caps { shared_bytes: (48 << 10) - EXCHANGE, fma: true, ..BASELINE };
-const COOPERATIVE: Caps = Caps { mma: Some(Mma { m: 16, n: 16, k: 16 }), ..DESKTOP };
+const DESKTOP_64: Caps = Caps { subgroup: 64, ..DESKTOP };
+
+const fn cooperative(caps: Caps) -> Caps {
+    Caps { mma: Some(Mma { m: 16, n: 16, k: 16 }), ..caps }
+}
 
 const fn variant(name: &'static str, caps: Caps) -> Variant {
     Variant { name, extension: "spv", caps }
 }
 
-static VARIANTS: [Variant; 3] = [
+static VARIANTS: [Variant; 5] = [
     variant("baseline", BASELINE),
     variant("desktop", DESKTOP),
-    variant("desktop-coop", COOPERATIVE),
+    variant("desktop-coop", cooperative(DESKTOP)),
+    variant("desktop-64", DESKTOP_64),
+    variant("desktop-64-coop", cooperative(DESKTOP_64)),
 ];
+
+impl Spirv {
+    /// For every device of Vulkan 1.3.
+    pub const BASELINE: Spirv = Spirv { variants: VARIANTS.split_at(1).0 };
+    /// For GPUs with 16-bit storage and subgroups of 32 lanes, with and without matrix units.
+    pub const DESKTOP: Spirv = Spirv { variants: VARIANTS.split_at(1).1.split_at(2).0 };
+    /// As [`DESKTOP`](Self::DESKTOP), with subgroups of 64 lanes.
+    pub const DESKTOP_64: Spirv = Spirv { variants: VARIANTS.split_at(3).1 };
+    /// The variants of all profiles: to look into artifacts, and for tests.
+    pub const ALL: Spirv = Spirv { variants: &VARIANTS };
+}
 
 impl Target for Spirv {
     fn name(&self) -> &'static str {
@@ -93,7 +125,7 @@ impl Target for Spirv {
     }
 
     fn variants(&self) -> &'static [Variant] {
-        &VARIANTS
+        self.variants
     }
 
     fn lower(&self, variant: &Variant, kernel: &Kernel) -> Result<Vec<u8>, LowerError> {
@@ -117,11 +149,10 @@ impl Target for Spirv {
 }
 
 fn profile(variant: &Variant) -> Result<Profile, String> {
-    let short_storage = match variant.name {
-        "baseline" => false,
-        "desktop" | "desktop-coop" => true,
-        _ => return Err("no such variant".into()),
-    };
+    if VARIANTS.iter().all(|v| v.name != variant.name) {
+        return Err("no such variant".into());
+    }
     let caps = variant.caps;
+    let short_storage = variant.name != "baseline";
     Ok(Profile { caps, shared_bytes: caps.shared_bytes + EXCHANGE, short_storage })
 }

@@ -5,6 +5,7 @@ use q35_e2e::program::{Outcome, outcome, q35, q35c};
 use q35_e2e::run::Build;
 use q35_e2e::scratch::Scratch;
 use q35_e2e::tensors::{Tensor, Tensors, edit_header};
+use q35_target_spirv::Spirv;
 use serde_json::{Value, json};
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -136,13 +137,26 @@ fn a_config_of_another_family() {
 #[test]
 fn targets_that_are_unknown_or_named_twice() {
     let config = q35_e2e::golden::checkpoint("tiny-moe").join("config.json");
-    for (targets, says) in [("tpu", "`tpu`"), ("cpu,cpu", "`cpu` twice")] {
+    let profiles = "expected one of `spirv:baseline`, `spirv:desktop`";
+    for (options, says) in [
+        (&["--target=tpu"][..], ["`--target` is `tpu`", "expected one of `cpu`, `spirv"]),
+        (&["--target=cpu,cpu"], ["`cpu` twice", "expected"]),
+        (&["--target=spirv,spirv:desktop"], ["`spirv` twice", "expected"]),
+        (&["--target=spirv:fast"], ["`--target` is `spirv:fast`", profiles]),
+        (&["--target=cpu:fast"], ["`--target` is `cpu:fast`", "expected `cpu`"]),
+        (
+            &["--target=cpu,spirv:desktop", "--subgroup=16"],
+            ["`--subgroup` is 16", "expected 32 or 64"],
+        ),
+        (&["--subgroup=64"], ["`--subgroup` is 64", "expected one of `spirv:desktop`"]),
+        (&["--target=spirv", "--subgroup=32"], ["`--subgroup` is 32", "`spirv:desktop`"]),
+    ] {
         let command = |out: &Path| {
             let mut command = compile(&config, out);
-            command.args(["--target", targets]);
+            command.args(options);
             command
         };
-        refused(command, &["--target", says]);
+        refused(command, &says);
     }
 }
 
@@ -551,6 +565,127 @@ fn wrong_usage() {
     outcome(q35().args(tokens)).misused(&["`x` is not a token id"]);
     let top_p = ["run", "m", "--weights", "w", "--prompt", "x", "--top-p", "2"];
     outcome(q35().args(top_p)).misused(&["--top-p"]);
+}
+
+// Vulkan.
+
+/// `q35 logits` of the small checkpoint on a Vulkan device, compiled for a profile.
+fn on_vulkan(profile: Spirv, device: &'static str) -> (Scratch, impl Fn(&Path) -> Command) {
+    let scratch = Scratch::new();
+    let build = Build { max_batch: 2, max_chunk: 64, ..Build::DEFAULT };
+    let model = scratch.file("model.bin", build.artifact_for(WHOLE, &profile).to_bytes());
+    let command = move |out: &Path| {
+        let mut command = logits(&model, &q35_e2e::golden::checkpoint(WHOLE), out);
+        command.args(["--tokens", "1,2", "--device", device]);
+        command
+    };
+    (scratch, command)
+}
+
+/// What `q35 devices` says, if a Vulkan device is among them that can be used.
+fn vulkan_devices() -> Option<String> {
+    let text = outcome(q35().arg("devices")).text();
+    if text.contains("code: target spirv") {
+        return Some(text);
+    }
+    let required = std::env::var("Q35_REQUIRE").unwrap_or_default();
+    assert!(!required.split(',').any(|r| r == "vulkan"), "Vulkan is required: {text}");
+    eprintln!("skipped: no Vulkan device");
+    None
+}
+
+#[test]
+fn an_artifact_without_code_for_the_device() {
+    let says = &["the artifact has code for `cpu`, expected code for `spirv`"];
+    request_refused(&["--tokens", "1", "--device", "vulkan"], says);
+    request_refused(&["--tokens", "1", "--device", "vulkan:9"], says);
+    let (_model, command) = on_vulkan(Spirv::BASELINE, "cpu");
+    refused(command, &["the artifact has code for `spirv`, expected code for `cpu`"]);
+}
+
+/// A loader that is none hides the system's.
+#[cfg(target_os = "linux")]
+#[test]
+fn no_vulkan_loader() {
+    let folder = Scratch::new();
+    folder.file("libvulkan.so.1", "");
+    let hidden = |mut command: Command| {
+        command.env("LD_LIBRARY_PATH", folder.path());
+        command
+    };
+    let (_model, command) = on_vulkan(Spirv::BASELINE, "vulkan");
+    refused(|out| hidden(command(out)), &["Vulkan cannot be used: there is no loader"]);
+    let mut devices = q35();
+    devices.arg("devices");
+    let text = outcome(&mut hidden(devices)).text();
+    assert!(text.starts_with("cpu: ") && !text.contains("vulkan"), "{text}");
+}
+
+#[test]
+fn no_vulkan_driver() {
+    let (_model, command) = on_vulkan(Spirv::BASELINE, "vulkan");
+    let without = |out: &Path| {
+        let mut command = command(out);
+        for variable in ["VK_DRIVER_FILES", "VK_ICD_FILENAMES"] {
+            command.env(variable, "/no/such/driver.json");
+        }
+        command.env("VK_LOADER_DEBUG", "none");
+        command
+    };
+    refused(without, &["Vulkan cannot be used: "]);
+}
+
+#[test]
+fn a_vulkan_device_beyond_the_last() {
+    if vulkan_devices().is_none() {
+        return;
+    }
+    let (_model, command) = on_vulkan(Spirv::BASELINE, "vulkan:9");
+    refused(command, &["device `vulkan:9` is not there", "expected `vulkan:0`"]);
+}
+
+#[test]
+fn a_device_that_lacks_what_desktop_code_takes() {
+    let Some(devices) = vulkan_devices() else { return };
+    let runs = |variant: &str| devices.split([' ', ',', '\n']).any(|word| word == variant);
+    let lacking = [(Spirv::DESKTOP, "desktop"), (Spirv::DESKTOP_64, "desktop-64")];
+    for (profile, variant) in lacking.into_iter().filter(|(_, variant)| !runs(variant)) {
+        let (_model, command) = on_vulkan(profile, "vulkan");
+        let expected = format!("expected by the artifact's variant `{variant}`");
+        refused(&command, &["`vulkan:", " lacks ", &expected]);
+        let said = outcome(&mut command(Path::new("/dev/null"))).stderr;
+        assert!(said.contains("help: compile for `spirv`"), "{said}");
+    }
+}
+
+#[test]
+fn a_pipeline_cache_that_is_broken() {
+    if vulkan_devices().is_none() {
+        return;
+    }
+    let (model, command) = on_vulkan(Spirv::BASELINE, "vulkan");
+    let caches = Scratch::new();
+    let run = || {
+        let out = model.join("logits");
+        let found = outcome(command(&out).env("XDG_CACHE_HOME", caches.path()));
+        let said = found.stderr.clone();
+        found.text();
+        (fs::read(out).expect("logits"), said)
+    };
+    let (logits, said) = run();
+    assert_eq!(said, "");
+    let folder = fs::read_dir(caches.join("q35c")).expect("a folder of caches");
+    let files: Vec<_> = folder.map(|entry| entry.expect("an entry").path()).collect();
+    let [file] = files.as_slice() else { panic!("one cache: {files:?}") };
+    let whole = fs::read(file).expect("a cache");
+    for broken in [&whole[..0], &whole[..whole.len() / 2], b"not a cache"] {
+        fs::write(file, broken).expect("a temporary file");
+        let (again, said) = run();
+        let warning = format!("warning: the pipeline cache `{}` is broken", file.display());
+        assert!(said.starts_with(&warning) && said.lines().count() == 1, "{said}");
+        assert!(logits == again, "a broken cache changes nothing");
+        assert_eq!(run().1, "", "it has been rebuilt");
+    }
 }
 
 // Disks that are full.

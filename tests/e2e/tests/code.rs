@@ -5,6 +5,7 @@ use q35_e2e::files::Files;
 use q35_e2e::golden::checkpoint;
 use q35_target::Target;
 use q35_target_cpu::Cpu;
+use q35_target_spirv::Spirv;
 use q35_types::DType;
 
 fn with_request<R>(name: &str, run: impl FnOnce(&Request<'_>) -> R) -> R {
@@ -21,15 +22,19 @@ fn with_request<R>(name: &str, run: impl FnOnce(&Request<'_>) -> R) -> R {
 
 #[test]
 fn kernels_and_their_code_are_golden() {
+    // One of each instruction set; the others differ from them in few instructions.
+    let shown: [(&dyn Target, &[&str]); 2] =
+        [(&Cpu, &["avx2", "aarch64"]), (&Spirv::BASELINE, &["baseline"])];
     with_request("tiny-moe", |request| {
-        // One of each instruction set; the others differ from them in few instructions.
-        for variant in Cpu.variants().iter().filter(|v| ["avx2", "aarch64"].contains(&v.name)) {
-            let mut files = Files::open(&format!("cpu.{variant}"));
-            for kernel in q35_core::link::kernels(request, variant) {
-                let listing = Cpu.listing(variant, &kernel).expect("a kernel of the model lowers");
-                files.check(&format!("{}.txt", kernel.name), &listing);
+        for (target, names) in shown {
+            for variant in target.variants().iter().filter(|v| names.contains(&v.name)) {
+                let mut files = Files::open(&format!("{}.{variant}", target.name()));
+                for kernel in q35_core::link::kernels(request, variant) {
+                    let listing = target.listing(variant, &kernel).expect("a kernel lowers");
+                    files.check(&format!("{}.txt", kernel.name), &listing);
+                }
+                files.finish();
             }
-            files.finish();
         }
     });
 }
@@ -38,7 +43,7 @@ fn kernels_and_their_code_are_golden() {
 fn kernels_read_back_as_they_were_printed() {
     for name in ["tiny-moe", "dense-tied-odd"] {
         with_request(name, |request| {
-            for variant in Cpu.variants() {
+            for variant in Cpu.variants().iter().chain(Spirv::ALL.variants()) {
                 for kernel in q35_core::link::kernels(request, variant) {
                     let text = kernel.to_string();
                     let read: q35_kernel::Kernel = text.parse().expect("a kernel's own text");

@@ -1,9 +1,11 @@
 //! GPU code on whatever Vulkan driver is here: in CI, one that runs on the CPU.
 
+use q35_device::Device as _;
 use q35_device::vulkan::{Choice, Options, Vulkan};
 use q35_e2e::golden::{Golden, checkpoint, checkpoints, runs};
 use q35_e2e::run::{Build, logits};
 use q35_runtime::{LoadOptions, Model};
+use q35_target::Target as _;
 use q35_target_spirv::Spirv;
 
 /// The first Vulkan device; none, said aloud, where there is no driver and `Q35_REQUIRE` does not ask
@@ -22,7 +24,7 @@ fn device() -> Option<Box<Vulkan>> {
 
 fn model(name: &str, build: Build, shuffle: Option<u64>) -> Option<Model> {
     let device = device()?;
-    let artifact = build.artifact_for(name, &Spirv);
+    let artifact = build.artifact_for(name, &Spirv::BASELINE);
     let options = LoadOptions { shuffle, ..LoadOptions::default() };
     Some(
         Model::load_on(device, &artifact, &checkpoint(name), options)
@@ -75,6 +77,37 @@ fn neighbours_cuts_slots_and_pages_change_nothing() {
             let alone = logits(&mut plain, &[prompt], None).remove(0);
             let equal = alone.iter().zip(&together[n]).all(|(a, b)| a.to_bits() == b.to_bits());
             assert!(equal, "prompt {n}, chunk {chunk:?}");
+        }
+    }
+}
+
+#[test]
+fn desktop_code_runs_or_the_device_says_what_it_lacks() {
+    let name = "dense-text-f32";
+    for profile in [Spirv::DESKTOP, Spirv::DESKTOP_64] {
+        let Some(device) = device() else { return };
+        let artifact = Build::FLOAT32.artifact_for(name, &profile);
+        let plainest = profile.variants()[0].name;
+        let (lacks, runs) = (device.lacks(plainest), device.variants().contains(&plainest));
+        let loaded = Model::load_on(device, &artifact, &checkpoint(name), LoadOptions::default());
+        match lacks {
+            Some(lacks) => {
+                let refused = loaded.map(|_| ()).expect_err("it lacks something");
+                let said = refused.to_string();
+                let expected =
+                    format!(" lacks {lacks}, expected by the artifact's variant `{plainest}`");
+                assert!(
+                    !runs && said.starts_with("`vulkan:0` (") && said.ends_with(&expected),
+                    "{said}"
+                );
+                assert!(refused.advice().is_some_and(|advice| advice.contains("`spirv`")));
+            }
+            None => {
+                let mut model = loaded.expect("it lacks nothing");
+                let golden = longest(name);
+                let found = logits(&mut model, &[&golden.tokens], None).remove(0);
+                golden.assert_sixteen_bit(&found, "vulkan, desktop");
+            }
         }
     }
 }

@@ -11,10 +11,24 @@ use std::ffi::CStr;
 
 /// Subgroup sizes that code can cope with.
 const SUBGROUPS: std::ops::RangeInclusive<u32> = 4..=64;
-/// The subgroup size of the `desktop` variants.
-const DESKTOP_SUBGROUP: u32 = 32;
+/// The subgroup size that serves best where any does.
+const USUAL_SUBGROUP: u32 = 32;
 /// Shared memory that the `desktop` variants may use.
 const DESKTOP_SHARED: u32 = 48 << 10;
+/// Features that the `desktop` variants take, and those with matrix units beyond them: both types of
+/// elements, since which of them a model needs is for its kernels to say.
+const DESKTOP_FEATURES: [&str; 3] =
+    ["storageBuffer16BitAccess", "storageBuffer8BitAccess", "shaderInt16"];
+const MATRIX_FEATURES: [&str; 4] =
+    ["cooperativeMatrix", "shaderFloat16", "shaderBFloat16Type", "shaderBFloat16CooperativeMatrix"];
+/// All variants, best first.
+const VARIANTS: [Variant; 5] = [
+    Variant { name: "desktop-coop", desktop: Some(32), matrices: true },
+    Variant { name: "desktop-64-coop", desktop: Some(64), matrices: true },
+    Variant { name: "desktop", desktop: Some(32), matrices: false },
+    Variant { name: "desktop-64", desktop: Some(64), matrices: false },
+    Variant { name: "baseline", desktop: None, matrices: false },
+];
 /// What kernels do across a subgroup.
 const OPERATIONS: [(vk::SubgroupFeatureFlags, &str); 3] = [
     (vk::SubgroupFeatureFlags::BASIC, "basic subgroup operations in compute shaders"),
@@ -27,6 +41,15 @@ pub const SOFTWARE: &str = "software";
 pub const ALIGNMENT: u64 = 64;
 /// Buffers are whole numbers of it.
 pub const GRAIN: u64 = 256;
+
+/// Code for one kind of device. The other side of it is `q35-target-spirv`.
+struct Variant {
+    name: &'static str,
+    /// Of the `desktop` profile, for subgroups of so many lanes.
+    desktop: Option<u32>,
+    /// With instructions for matrix units.
+    matrices: bool,
+}
 
 /// A device, as its driver describes it.
 #[derive(Clone)]
@@ -145,31 +168,56 @@ impl Facts {
 
     /// Names of the code variants that it runs, best first.
     pub fn variants(&self) -> Vec<&'static str> {
-        let has = |names: &[&str]| names.iter().all(|name| self.features.contains(name));
-        let desktop = has(&["storageBuffer16BitAccess", "storageBuffer8BitAccess"])
-            && self.shared_memory >= DESKTOP_SHARED
-            && self.subgroup.can_be(DESKTOP_SUBGROUP);
-        // Both, since which of them a model needs is for its kernels to say.
-        let matrices = has(&["cooperativeMatrix", "shaderFloat16"])
-            && has(&["shaderBFloat16Type", "shaderBFloat16CooperativeMatrix"])
-            && self.multiplies_f16
-            && self.multiplies_bf16;
-        let all = [("desktop-coop", desktop && matrices), ("desktop", desktop), ("baseline", true)];
-        all.into_iter().filter(|v| v.1).map(|v| v.0).collect()
+        let runs = VARIANTS.iter().filter(|variant| self.missing_for(variant).is_empty());
+        runs.map(|variant| variant.name).collect()
+    }
+
+    /// All that keeps it from running a variant, if it is a known one.
+    pub fn lacks(&self, variant: &str) -> Option<String> {
+        let variant = VARIANTS.iter().find(|v| v.name == variant)?;
+        match self.missing_for(variant).as_slice() {
+            [] => None,
+            [one] => Some(one.clone()),
+            [others @ .., last] => Some(format!("{} and {last}", others.join(", "))),
+        }
+    }
+
+    fn missing_for(&self, variant: &Variant) -> Vec<String> {
+        let Some(subgroup) = variant.desktop else { return vec![] };
+        let matrices: &[&str] = if variant.matrices { &MATRIX_FEATURES } else { &[] };
+        let features = DESKTOP_FEATURES.iter().chain(matrices);
+        let absent = features.filter(|name| !self.features.contains(*name));
+        let mut missing: Vec<_> = absent.map(|name| format!("the feature `{name}`")).collect();
+        let (kib, Subgroup { min, max, choosable, .. }) = (self.shared_memory >> 10, self.subgroup);
+        if self.shared_memory < DESKTOP_SHARED {
+            let needed = DESKTOP_SHARED >> 10;
+            missing.push(format!("{needed} KiB of shared memory (it has {kib} KiB)"));
+        }
+        if !self.subgroup.can_be(subgroup) {
+            let has = match (min == max, choosable) {
+                (true, _) => min.to_string(),
+                (false, true) => format!("{min} to {max}"),
+                (false, false) => format!("{min} to {max}, as the driver likes"),
+            };
+            missing.push(format!("subgroups of {subgroup} lanes (it has {has})"));
+        }
+        if variant.matrices && !(self.multiplies_f16 && self.multiplies_bf16) {
+            missing.push("products of 16 x 16 matrices of f16 and of bf16".into());
+        }
+        missing
     }
 
     /// The subgroup size with which kernels of a variant run.
     pub fn subgroup_of(&self, variant: &str) -> u32 {
-        match variant {
-            "baseline" => self.baseline_subgroup().expect("the device was checked"),
-            _ => DESKTOP_SUBGROUP,
-        }
+        let known = VARIANTS.iter().find(|v| v.name == variant);
+        let fixed = known.expect("it is one of `variants`").desktop;
+        fixed.unwrap_or_else(|| self.baseline_subgroup().expect("the device was checked"))
     }
 
     /// One size for all kernels, so that sums are in the same order in each: 32, or the nearest.
     fn baseline_subgroup(&self) -> Option<u32> {
         let Subgroup { usual, min, max, choosable, .. } = self.subgroup;
-        let size = if choosable { DESKTOP_SUBGROUP.clamp(min, max.max(min)) } else { usual };
+        let size = if choosable { USUAL_SUBGROUP.clamp(min, max.max(min)) } else { usual };
         (SUBGROUPS.contains(&size) && size.is_power_of_two()).then_some(size)
     }
 
@@ -271,9 +319,8 @@ pub mod tests {
         memory.memory_heaps[1] =
             vk::MemoryHeap { size: 16 << 30, flags: vk::MemoryHeapFlags::DEVICE_LOCAL };
         let mut features = Names::from(REQUIRED);
-        features.extend(["storageBuffer16BitAccess", "storageBuffer8BitAccess"]);
-        features.extend(["shaderFloat16", "shaderBFloat16Type", "cooperativeMatrix"]);
-        features.insert("shaderBFloat16CooperativeMatrix");
+        features.extend(DESKTOP_FEATURES);
+        features.extend(MATRIX_FEATURES);
         Facts {
             index: 1,
             name: "Big".into(),
@@ -341,21 +388,50 @@ pub mod tests {
             change(&mut facts);
             facts.variants()
         };
-        assert_eq!(variants(&|_| ()), ["desktop-coop", "desktop", "baseline"]);
+        let both = ["desktop", "desktop-64", "baseline"];
+        assert_eq!(variants(&|_| ())[..2], ["desktop-coop", "desktop-64-coop"]);
+        assert_eq!(variants(&|_| ())[2..], both);
         for without in [
             |f: &mut Facts| f.multiplies_f16 = false,
             |f: &mut Facts| f.multiplies_bf16 = false,
             |f: &mut Facts| assert!(f.features.remove("shaderBFloat16Type")),
         ] {
-            assert_eq!(variants(&without), ["desktop", "baseline"]);
+            assert_eq!(variants(&without), both);
         }
-        assert_eq!(
-            variants(&|f| assert!(f.features.remove("storageBuffer8BitAccess"))),
-            ["baseline"]
-        );
+        for name in DESKTOP_FEATURES {
+            assert_eq!(variants(&|f| assert!(f.features.remove(name))), ["baseline"]);
+        }
         assert_eq!(variants(&|f| f.shared_memory = 32 << 10), ["baseline"]);
         assert_eq!(variants(&|f| f.subgroup.choosable = false), ["baseline"]);
-        assert_eq!(variants(&|f| f.subgroup.min = 64), ["baseline"]);
+        let only_64 = ["desktop-64-coop", "desktop-64", "baseline"];
+        assert_eq!(variants(&|f| f.subgroup.min = 64), only_64);
+        let only_32 = ["desktop-coop", "desktop", "baseline"];
+        assert_eq!(variants(&|f| f.subgroup.max = 32), only_32);
+    }
+
+    #[test]
+    fn all_that_a_variant_lacks_is_named_with_what_there_is() {
+        assert_eq!(gpu().lacks("desktop-64-coop"), None);
+        assert_eq!(gpu().lacks("tomorrow"), None);
+        let mut facts = Facts { multiplies_bf16: false, ..gpu() };
+        assert_eq!(
+            facts.lacks("desktop-coop").unwrap(),
+            "products of 16 x 16 matrices of f16 and of bf16"
+        );
+        assert!(facts.features.remove("storageBuffer8BitAccess"));
+        assert_eq!(facts.lacks("desktop").unwrap(), "the feature `storageBuffer8BitAccess`");
+        facts.shared_memory = 32 << 10;
+        facts.subgroup = Subgroup { usual: 8, min: 8, max: 8, choosable: true, most: 32 };
+        assert_eq!(
+            facts.lacks("desktop").unwrap(),
+            "the feature `storageBuffer8BitAccess`, 48 KiB of shared memory (it has 32 KiB) and \
+             subgroups of 32 lanes (it has 8)"
+        );
+        facts.subgroup.max = 16;
+        assert!(
+            facts.lacks("desktop-64").unwrap().ends_with("64 lanes by choice (it has 8 to 16)")
+        );
+        assert_eq!(facts.lacks("baseline"), None);
     }
 
     #[test]
@@ -370,6 +446,7 @@ pub mod tests {
         assert_eq!(size(64, 64, 128, true), 64);
         assert_eq!(size(64, 32, 64, false), 64);
         assert_eq!(gpu().subgroup_of("desktop"), 32);
+        assert_eq!(gpu().subgroup_of("desktop-64-coop"), 64);
     }
 
     #[test]

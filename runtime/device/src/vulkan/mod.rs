@@ -206,6 +206,10 @@ impl Device for Vulkan {
         &self.variants
     }
 
+    fn lacks(&self, variant: &str) -> Option<String> {
+        self.gpu.facts().lacks(variant)
+    }
+
     fn limits(&self) -> Limits {
         Limits { max_buffer: self.memory.most(), alignment: ALIGNMENT }
     }

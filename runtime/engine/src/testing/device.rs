@@ -102,6 +102,13 @@ pub fn model(options: &LoadOptions<'_>) -> (Model, Arc<Mutex<Vec<Step>>>) {
     (model.unwrap(), steps)
 }
 
+/// A device for code of that target, which runs the variant `rust` and lacks width for `wide`.
+pub fn device(target: &'static str) -> Box<dyn Device> {
+    let mut device = HashDevice::new();
+    (device.info.id, device.info.target) = (target.into(), target);
+    Box::new(device)
+}
+
 /// The logits after these tokens.
 pub fn expected_logits(tokens: &[u32]) -> Vec<f32> {
     logits(hash(tokens)).collect()
@@ -242,6 +249,10 @@ impl Device for HashDevice {
 
     fn variants(&self) -> &[&'static str] {
         &["rust"]
+    }
+
+    fn lacks(&self, variant: &str) -> Option<String> {
+        (variant == "wide").then(|| "width".into())
     }
 
     fn limits(&self) -> Limits {

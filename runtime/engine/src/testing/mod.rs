@@ -3,5 +3,5 @@
 mod device;
 mod files;
 
-pub use device::{Step, expected_logits, greedy, model, plan};
+pub use device::{Step, device, expected_logits, greedy, model, plan};
 pub use files::{Folder, safetensors};

@@ -57,10 +57,10 @@ pub fn agree(
     ulps: Ulps,
     write: impl Fn(&KernelBuilder),
 ) {
-    let kernels = Spirv.variants().iter().map(|v| (v, written(v, name, lanes, &write)));
+    let kernels = Spirv::ALL.variants().iter().map(|v| (v, written(v, name, lanes, &write)));
     let mut seen = vec![];
     for (variant, kernel) in kernels {
-        let code = Spirv.lower(variant, &kernel).unwrap_or_else(|e| panic!("{e}\n{kernel}"));
+        let code = Spirv::ALL.lower(variant, &kernel).unwrap_or_else(|e| panic!("{e}\n{kernel}"));
         if !seen.contains(&code) {
             agree_on(variant, &kernel, &code, tasks, data, ulps);
             seen.push(code);
@@ -90,7 +90,7 @@ fn agree_on(
     data: &[Data],
     ulps: Ulps,
 ) {
-    validate(code, || Spirv.listing(variant, kernel).expect("it was lowered before"));
+    validate(code, || Spirv::ALL.listing(variant, kernel).expect("it was lowered before"));
     let Some(found) = run(kernel, code, tasks, data) else { return };
     let expected = evaluated(kernel, tasks, data);
     for ((param, expected), found) in kernel.params.iter().zip(&expected).zip(&found) {

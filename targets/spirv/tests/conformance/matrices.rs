@@ -3,15 +3,14 @@
 use crate::harness::written;
 use crate::validator::validate;
 use q35_kernel::{Kernel, MmaArgs};
-use q35_target::Target;
+use q35_target::{Target, Variant};
 use q35_target_spirv::Spirv;
 use q35_types::DType;
 
 const LANES: u32 = 128;
 
 /// Each subgroup multiplies its 32 rows by 16 columns, `k` deep, in steps of 32.
-fn product(dtype: DType, b_columns: bool, stride: u32) -> Kernel {
-    let variant = Spirv.variants().last().expect("a variant");
+fn product(variant: &Variant, dtype: DType, b_columns: bool, stride: u32) -> Kernel {
     written(variant, "product", LANES, |k| {
         let (x, out) = (k.input("x", DType::F32), k.state("out", DType::F32));
         let a = k.shared("a", dtype, 4 * 32 * 40);
@@ -47,15 +46,15 @@ fn product(dtype: DType, b_columns: bool, stride: u32) -> Kernel {
 fn products_are_cooperative_matrices_where_there_are() {
     for dtype in [DType::F16, DType::Bf16] {
         for b_columns in [true, false] {
-            let kernel = product(dtype, b_columns, 40);
-            for variant in Spirv.variants() {
-                let code = Spirv.lower(variant, &kernel);
+            for variant in Spirv::ALL.variants() {
+                let kernel = product(variant, dtype, b_columns, 40);
+                let code = Spirv::ALL.lower(variant, &kernel);
                 if variant.caps.mma.is_none() {
                     let why = code.expect_err("there are no matrix units").why;
                     assert_eq!(why, "`mma`, but there are no matrix units");
                     continue;
                 }
-                let text = Spirv.listing(variant, &kernel).expect("a kernel");
+                let text = Spirv::ALL.listing(variant, &kernel).expect("a kernel");
                 validate(&code.expect("a kernel"), || text.clone());
                 // Two tiles of rows, two steps in depth.
                 let count = |what| text.matches(what).count();
@@ -68,7 +67,10 @@ fn products_are_cooperative_matrices_where_there_are() {
 
 #[test]
 fn rows_that_may_begin_anywhere_are_refused() {
-    let variant = Spirv.variants().last().expect("a variant");
-    let why = Spirv.lower(variant, &product(DType::F16, true, 36)).expect_err("8 bytes").why;
-    assert!(why.starts_with("rows of a matrix are not known to begin at"), "{why}");
+    for profile in [Spirv::DESKTOP, Spirv::DESKTOP_64] {
+        let variant = profile.variants().last().expect("one with matrix units");
+        let kernel = product(variant, DType::F16, true, 36);
+        let why = profile.lower(variant, &kernel).expect_err("8 bytes").why;
+        assert!(why.starts_with("rows of a matrix are not known to begin at"), "{why}");
+    }
 }

@@ -7,12 +7,16 @@ use q35_target_spirv::Spirv;
 use q35_types::DType;
 
 fn baseline() -> &'static Variant {
-    &Spirv.variants()[0]
+    &Spirv::BASELINE.variants()[0]
+}
+
+fn desktop() -> &'static Variant {
+    &Spirv::DESKTOP.variants()[0]
 }
 
 fn listing(variant: &Variant, write: impl Fn(&KernelBuilder)) -> String {
     let kernel = written(variant, "kernel", 128, write);
-    Spirv.listing(variant, &kernel).expect("a kernel")
+    Spirv::ALL.listing(variant, &kernel).expect("a kernel")
 }
 
 fn capabilities(text: &str) -> Vec<&str> {
@@ -34,7 +38,7 @@ const ALWAYS: [&str; 4] =
 fn a_module_asks_only_for_what_it_uses() {
     assert_eq!(capabilities(&listing(baseline(), copy(DType::F32, 4, 4))), ALWAYS);
     assert_eq!(capabilities(&listing(baseline(), copy(DType::Bf16, 1, 1))), ALWAYS);
-    for desktop in &Spirv.variants()[1..] {
+    for desktop in [Spirv::DESKTOP, Spirv::DESKTOP_64].iter().flat_map(Spirv::variants) {
         assert_eq!(capabilities(&listing(desktop, copy(DType::Bf16, 8, 8))), ALWAYS);
         let text = listing(desktop, copy(DType::Bf16, 1, 1));
         let [a, b, c, d] = ALWAYS;
@@ -76,7 +80,7 @@ fn halves_of_words_are_written_by_atomics_only_where_they_must() {
     assert_eq!(atomics(baseline(), 2, 2), 0);
     assert_eq!(atomics(baseline(), 2, 3), 4);
     assert_eq!(atomics(baseline(), 1, 2), 2);
-    assert_eq!(atomics(&Spirv.variants()[1], 1, 2), 0);
+    assert_eq!(atomics(desktop(), 1, 2), 0);
 }
 
 #[test]
@@ -95,12 +99,12 @@ fn arithmetic_is_never_contracted() {
 
 #[track_caller]
 fn refused(kernel: &Kernel) -> String {
-    Spirv.lower(baseline(), kernel).expect_err("it cannot be lowered").to_string()
+    Spirv::ALL.lower(baseline(), kernel).expect_err("it cannot be lowered").to_string()
 }
 
 #[test]
 fn what_a_gpu_does_not_do_is_refused() {
-    let kernel = written(&Spirv.variants()[1], "fused", 128, |k| {
+    let kernel = written(desktop(), "fused", 128, |k| {
         let out = k.output("out", DType::F32);
         k.store(out, k.lane(), k.mul_add(k.lane().to_f32(), 2.0, 3.0));
     });
@@ -139,13 +143,29 @@ fn what_a_gpu_does_not_do_is_refused() {
 }
 
 #[test]
+fn profiles_share_out_all_variants() {
+    let profiles = [Spirv::BASELINE, Spirv::DESKTOP, Spirv::DESKTOP_64];
+    let of = |profile: &Spirv| profile.variants().iter().map(|v| v.name).collect::<Vec<_>>();
+    assert_eq!(profiles.iter().flat_map(of).collect::<Vec<_>>(), of(&Spirv::ALL));
+    for (profile, lanes) in profiles.iter().zip([32, 32, 64]) {
+        assert!(profile.variants().iter().all(|v| v.caps.subgroup == lanes));
+        // The plan is made for the first, and matrix units are what the others add.
+        assert_eq!(profile.variants()[0].caps.mma, None);
+    }
+    let tomorrow = Variant { name: "tomorrow", ..*desktop() };
+    let kernel = written(&tomorrow, "kernel", 128, copy(DType::F32, 1, 1));
+    let refused = Spirv::ALL.lower(&tomorrow, &kernel).expect_err("nobody knows it");
+    assert_eq!(refused.to_string(), "`kernel` for `tomorrow`: no such variant");
+}
+
+#[test]
 fn the_same_kernel_gives_the_same_bytes() {
-    for variant in Spirv.variants() {
+    for variant in Spirv::ALL.variants() {
         let [first, second] = [(); 2].map(|()| {
             let kernel = written(variant, "kernel", 128, copy(DType::Bf16, 8, 8));
-            Spirv.lower(variant, &kernel).expect("a kernel")
+            Spirv::ALL.lower(variant, &kernel).expect("a kernel")
         });
         assert_eq!(first, second);
-        assert_eq!(Spirv.file(variant, "kernel", &first), first);
+        assert_eq!(Spirv::ALL.file(variant, "kernel", &first), first);
     }
 }
