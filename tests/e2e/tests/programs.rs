@@ -1,6 +1,6 @@
 //! The programs' commands and options, in the exact forms that other tools are written against.
 
-use q35_artifact::{Artifact, Plan};
+use q35_artifact::{Artifact, Plan, Variant};
 use q35_e2e::golden::{Golden, checkpoint, folder, runs};
 use q35_e2e::program::{self, outcome, q35, q35c};
 use q35_e2e::run::variants;
@@ -228,20 +228,26 @@ fn inspect_draws_the_graph() {
 #[test]
 fn inspect_extracts_every_kernel_of_every_variant() {
     let scratch = Scratch::new();
-    let file = compiled(&scratch, SMALL, &[]);
+    let file = compiled(&scratch, SMALL, &["--target=cpu,spirv:desktop", "--subgroup=64"]);
     let dir = scratch.join("code");
     outcome(q35c().arg("inspect").arg(&file).arg("--extract").arg(&dir)).text();
     let artifact = Artifact::read_file(&file).expect("an artifact");
-    let variants = artifact.targets[0].variants.iter();
-    let expected: BTreeSet<String> = variants
-        .flat_map(|v| v.kernels.iter().map(move |(kernel, _)| format!("{kernel}.{}.o", v.name)))
-        .collect();
+    let gpu = artifact.target("spirv").expect("it was asked for").variants.iter();
+    assert_eq!(gpu.map(|v| v.name.as_str()).collect::<Vec<_>>(), ["desktop-64", "desktop-64-coop"]);
+    let variants = artifact.targets.iter().flat_map(|t| &t.variants);
+    let file = |v: &Variant, kernel: &str| format!("{kernel}.{}.{}", v.name, v.extension);
+    let expected: BTreeSet<String> =
+        variants.flat_map(|v| v.kernels.iter().map(|(kernel, _)| file(v, kernel))).collect();
     let entries = std::fs::read_dir(&dir).expect("the folder was made");
     let files: Vec<PathBuf> = entries.map(|e| e.expect("an entry").path()).collect();
     let name = |p: &PathBuf| p.file_name().expect("a name").to_string_lossy().into_owned();
     assert_eq!(files.iter().map(name).collect::<BTreeSet<_>>(), expected);
     for file in files {
-        assert!(std::fs::read(file).expect("code").starts_with(b"\x7fELF"));
+        let magic: &[u8] = match file.extension().is_some_and(|e| e == "spv") {
+            true => &0x0723_0203_u32.to_le_bytes(),
+            false => b"\x7fELF",
+        };
+        assert!(std::fs::read(&file).expect("code").starts_with(magic), "{}", file.display());
     }
 }
 

@@ -3,7 +3,7 @@
 //! That of Debian 12 does not know cooperative matrices; modules with them are then not checked.
 //! What is not checked is said aloud, and is an error if `Q35_REQUIRE` names `spirv-val`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -47,18 +47,28 @@ pub fn validate(module: &[u8], text: impl FnOnce() -> String) {
 }
 
 fn find() -> Option<Validator> {
-    let own = concat!(env!("CARGO_MANIFEST_DIR"), "/../../target/tools/spirv/bin/spirv-val");
-    let found = [own, "spirv-val"].into_iter().find_map(|program| {
-        let output = Command::new(program).arg("--version").stderr(Stdio::null()).output().ok()?;
+    let own = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/tools/spirv");
+    let found = programs(&own).into_iter().find_map(|program| {
+        let output = Command::new(&program).arg("--version").stderr(Stdio::null()).output().ok()?;
         let said = String::from_utf8_lossy(&output.stdout).into_owned();
         let version = said.split_whitespace().find_map(|word| word.strip_prefix('v'))?;
         let year = version.split('.').next()?.parse().ok()?;
-        Some(Validator { program: program.into(), year })
+        Some(Validator { program, year })
     });
     if found.is_none() {
         skip("there is no spirv-val");
     }
     found
+}
+
+/// Where it may be. In a folder of Python packages `bin` has a script that starts Python to start the
+/// program itself, which takes many times as long as a module does.
+fn programs(own: &Path) -> Vec<PathBuf> {
+    let pythons = std::fs::read_dir(own.join("lib")).into_iter().flatten().flatten();
+    let inner = "site-packages/cmeel.prefix/bin/spirv-val";
+    let mut programs: Vec<_> = pythons.map(|python| python.path().join(inner)).collect();
+    programs.extend([own.join("bin/spirv-val"), "spirv-val".into()]);
+    programs
 }
 
 fn skip(why: &str) {
