@@ -122,13 +122,18 @@ impl KernelBuilder {
         Mem::Param(params.len() as u32 - 1)
     }
 
+    /// Element type of a memory.
+    pub fn dtype_of(&self, mem: Mem) -> DType {
+        self.state.borrow().kernel.dtype_of(mem)
+    }
+
     pub fn load<'k>(&'k self, mem: Mem, index: impl Operand<'k>) -> Expr<'k> {
         self.load_vec(mem, index, 1)
     }
 
     pub fn load_vec<'k>(&'k self, mem: Mem, index: impl Operand<'k>, width: u8) -> Expr<'k> {
         let index = index.operand(self).value;
-        let dtype = self.state.borrow().kernel.dtype_of(mem);
+        let dtype = self.dtype_of(mem);
         let scalar = if dtype.is_float() { Scalar::F32 } else { Scalar::I32 };
         self.emit(Inst::Load { at: Place { mem, index }, width }, Type { scalar, width })
     }

@@ -14,6 +14,7 @@
 use super::elementwise::per_token;
 use super::gpu::LANES;
 use super::gpu::attention::{self, ROWS, Sight, attend};
+use super::gpu::attention_mma;
 use super::page::Pages;
 use super::step::Step;
 use super::{PANEL, Template, letter, padded, row};
@@ -162,17 +163,17 @@ struct Attend<'k> {
 }
 
 /// Which queries, and what they may see.
-struct Queries<'k> {
-    q: (Mem, Expr<'k>),
-    q_row: Expr<'k>,
-    rows: Expr<'k>,
+pub(super) struct Queries<'k> {
+    pub q: (Mem, Expr<'k>),
+    pub q_row: Expr<'k>,
+    pub rows: Expr<'k>,
     /// Position of the first row, and what each further row adds.
-    pos: Expr<'k>,
-    pos_step: i32,
-    seq: Expr<'k>,
-    kv_head: Expr<'k>,
+    pub pos: Expr<'k>,
+    pub pos_step: i32,
+    pub seq: Expr<'k>,
+    pub kv_head: Expr<'k>,
     /// Positions that have keys.
-    context: Expr<'k>,
+    pub context: Expr<'k>,
 }
 
 impl<'k> Attend<'k> {
@@ -291,7 +292,7 @@ impl Template for AttendPrefill {
         let values = b.input("values", h.kv);
         let out = b.output("out", h.dtype);
         if caps.lanes > 1 {
-            h.prefill_on_lanes(b, &step, [q, x, keys, values, out]);
+            h.prefill_on_lanes(b, caps, &step, [q, x, keys, values, out]);
             return;
         }
         let attend = Attend::new(b, caps, h, keys, values, PAGE);
@@ -497,6 +498,7 @@ impl Heads {
     fn prefill_on_lanes<'k>(
         &self,
         b: &'k KernelBuilder,
+        caps: &Caps,
         step: &Step<'k>,
         [q, x, keys, values, out]: [Mem; 5],
     ) {
@@ -505,25 +507,39 @@ impl Heads {
         let (tile, head, first) = (step.tile(tile), rest / blocks, rest % blocks * ROWS);
         let rows = (tile.len - first).min(ROWS as i32);
         b.when(rows.gt(0), || {
-            let from = (tile.token + first) * self.q_cols() + head * self.pages.width;
-            let queries = self.stage(b, (q, from), self.q_cols(), rows);
-            let see = Sight {
-                seq: tile.seq,
-                kv_head: head / self.group(),
+            let queries = Queries {
+                q: (q, (tile.token + first) * self.q_cols() + head * self.pages.width),
+                q_row: b.n(self.q_cols() as usize),
+                rows,
                 pos: tile.pos + first,
                 pos_step: 1,
+                seq: tile.seq,
+                kv_head: head / self.group(),
                 context: tile.pos + tile.len,
             };
-            let pages = (b.i(0), tile.pos / PAGE + 1);
-            let running = attend(b, *self, (keys, values), step, queries, &see, pages);
+            let (kv, end) = ((keys, values), tile.pos / PAGE + 1);
             let width = self.pages.width;
-            running.each(b, width, rows, |r, column, sum| {
+            let put = |l: Mem, r: Expr<'k>, column: Expr<'k>, sum: Expr<'k>| {
                 let token = tile.token + first + r;
                 let gate = token * self.x_cols + self.gate + head * (2 * width) + column;
                 let to = token * self.q_cols() + head * width + column;
-                let value = sum / b.load(running.l, r);
-                b.store(out, to, value * b.load(x, gate).sigmoid());
-            });
+                b.store(out, to, sum / b.load(l, r) * b.load(x, gate).sigmoid());
+            };
+            if attention_mma::usable(caps, self) {
+                let running = attention_mma::attend(b, caps, *self, kv, step, &queries, end);
+                running.each(b, width, rows, |r, column, sum| put(running.l, r, column, sum));
+            } else {
+                let see = Sight {
+                    seq: queries.seq,
+                    kv_head: queries.kv_head,
+                    pos: queries.pos,
+                    pos_step: queries.pos_step,
+                    context: queries.context,
+                };
+                let staged = self.stage(b, queries.q, self.q_cols(), rows);
+                let running = attend(b, *self, kv, step, staged, &see, (b.i(0), end));
+                running.each(b, width, rows, |r, column, sum| put(running.l, r, column, sum));
+            }
         });
     }
 

@@ -5,10 +5,13 @@
 //! panel read whole sectors, and `x` is read once for eight columns.
 
 pub mod attention;
+pub mod attention_mma;
 pub mod delta_chunks;
 pub mod delta_rule;
 pub mod expert_groups;
+mod mma;
 pub mod product;
+mod product_mma;
 
 /// Lanes that the schedules here are written for.
 pub const LANES: u32 = 128;

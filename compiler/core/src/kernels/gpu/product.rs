@@ -267,6 +267,9 @@ impl<'k> Product<'k> {
         store: &dyn Fn(Expr<'k>, Expr<'k>, Expr<'k>, u8),
     ) {
         assert!(self.norm.is_none(), "many rows are normalised before");
+        if self.has_units() {
+            return self.tile_on_units(first_row, first_panel, source, store);
+        }
         let b = self.b;
         let parts = if self.up.is_some() { 2 } else { 1 };
         let xs = b.shared("xs", DType::F32, DEPTH * TILE);
@@ -315,21 +318,32 @@ impl<'k> Product<'k> {
 
         let col = first_panel * PANEL + columns * PART;
         for r in 0..4usize {
-            let row = first_row + rows * 4 + r as i32;
             let value = match self.up {
                 None => sums[r],
                 Some(_) => sums[r].silu() * sums[4 + r],
             };
-            b.when(row.lt(self.end), || {
-                if self.n.is_multiple_of(PART) {
-                    b.when(col.lt(self.n as i32), || store(row, col, value, PART as u8));
-                } else {
-                    for i in 0..PART as u8 {
-                        let col = col + i32::from(i);
-                        b.when(col.lt(self.n as i32), || store(row, col, value.extract(i), 1));
-                    }
-                }
-            });
+            self.put(first_row + rows * 4 + r as i32, col, value, store);
         }
+    }
+
+    /// Eight neighbours of a row, but for what is beyond the rows and columns that are wanted.
+    pub(super) fn put(
+        &self,
+        row: Expr<'k>,
+        col: Expr<'k>,
+        value: Expr<'k>,
+        store: &dyn Fn(Expr<'k>, Expr<'k>, Expr<'k>, u8),
+    ) {
+        let b = self.b;
+        b.when(row.lt(self.end), || {
+            if self.n.is_multiple_of(PART) {
+                b.when(col.lt(self.n as i32), || store(row, col, value, PART as u8));
+            } else {
+                for i in 0..PART as u8 {
+                    let col = col + i32::from(i);
+                    b.when(col.lt(self.n as i32), || store(row, col, value.extract(i), 1));
+                }
+            }
+        });
     }
 }
