@@ -162,9 +162,10 @@ fn products_are_as_exact_as_without_units() {
         ] {
             let spec = Linear { act, residual, ..linear(n, k, x) };
             let want = exact(&spec, rows);
+            let largest = want.iter().fold(0f32, |m, v| m.max(v.abs()));
             for caps in [PLAIN, units(32), units(64)] {
                 let what = format!("{rows} rows, {n} x {k}, {x:?}, {caps:?}");
-                close(&product(&spec, &caps, rows).0, &want, 2e-5, &what);
+                close(&product(&spec, &caps, rows).0, &want, 2e-6 * largest, &what);
             }
         }
     }
@@ -185,7 +186,7 @@ fn sums_of_a_product_follow_from_k_alone() {
 #[test]
 fn a_long_prompt_reads_weights_and_activations_once_a_tile_and_works_on_units() {
     // A weight of the smallest published model, a part of its rows.
-    let (rows, n, k) = (512, 608, 1024);
+    let (rows, n, k) = (512usize, 288usize, 1024usize);
     for (x, caps) in [(DType::F32, PLAIN), (DType::F32, units(32)), (DType::Bf16, units(32))] {
         let k = if caps.mma.is_some() { k } else { k / 8 };
         let spec = linear(n as u32, k as u32, x);

@@ -10,7 +10,7 @@ use q35_device::{
 };
 use q35_interp::kernel::{Arg, Program};
 use q35_kernel::{Access, Kernel};
-use q35_target::{Caps, LowerError, Target, Variant};
+use q35_target::{Caps, LowerError, Mma, Target, Variant};
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -36,6 +36,12 @@ pub const fn gpu(subgroup: u32) -> Caps {
         panel_dot: false,
         mma: None,
     }
+}
+
+/// One with them.
+pub const fn gpu_with_units(subgroup: u32) -> Caps {
+    let mma = Some(Mma { m: 16, n: 16, k: 16 });
+    Caps { shared_bytes: 44 << 10, mma, ..gpu(subgroup) }
 }
 
 impl Target for Text {

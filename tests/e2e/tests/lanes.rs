@@ -1,14 +1,20 @@
 //! Schedules for many lanes, run by the definition of their kernels.
 
-use q35_e2e::evaluator::{Evaluator, Text, gpu};
+use q35_e2e::evaluator::{Evaluator, Text, gpu, gpu_with_units};
 use q35_e2e::golden::{checkpoint, checkpoints, runs};
 use q35_e2e::program::{outcome, q35c};
 use q35_e2e::run::{Build, cpu, logits};
 use q35_e2e::scratch::Scratch;
 use q35_runtime::{LoadOptions, Model};
+use q35_target::Caps;
+use q35_types::DType;
 
 fn model(name: &str, build: Build, subgroup: u32) -> Model {
-    let artifact = build.artifact_for(name, &Text::new(gpu(subgroup)));
+    model_for(name, build, gpu(subgroup))
+}
+
+fn model_for(name: &str, build: Build, caps: Caps) -> Model {
+    let artifact = build.artifact_for(name, &Text::new(caps));
     let device = Box::new(Evaluator::default());
     Model::load_on(device, &artifact, &checkpoint(name), LoadOptions::default()).expect("loads")
 }
@@ -23,6 +29,36 @@ fn logits_are_those_of_transformers() {
             let found = logits(&mut model, &[tokens], chunk).remove(0);
             golden.assert_float32(&found, &format!("many lanes, chunk {chunk:?}"));
         }
+    }
+}
+
+#[test]
+fn logits_by_matrix_units_are_as_near_as_each_build_promises() {
+    for (n, name) in checkpoints().iter().enumerate() {
+        let golden = runs(name).remove(0);
+        // Each checkpoint on one kind of machine.
+        let caps = gpu_with_units([32, 64][n % 2]);
+        for build in [Build::FLOAT32, Build::DEFAULT, Build::SIXTEEN] {
+            let mut model = model_for(name, build, caps);
+            let found = logits(&mut model, &[&golden.tokens], None).remove(0);
+            match build.kv {
+                DType::F32 => golden.assert_float32(&found, "matrix units"),
+                _ => golden.assert_sixteen_bit(&found, "matrix units"),
+            }
+        }
+    }
+}
+
+#[test]
+fn cuts_and_neighbours_change_no_bit_on_matrix_units() {
+    for (name, build) in [("moe-ratio3-yarn", Build::DEFAULT), ("dense-tied-odd", Build::SIXTEEN)] {
+        let tokens: Vec<u32> = (0..150).map(|n| n * 7 % 350).collect();
+        let mut model = model_for(name, build, gpu_with_units(32));
+        let whole = logits(&mut model, &[&tokens], None).remove(0);
+        let prompts: [&[u32]; 3] = [&tokens[5..40], &tokens, &tokens[..1]];
+        let together = logits(&mut model, &prompts, Some(64)).remove(1);
+        let equal = whole.iter().zip(&together).all(|(a, b)| a.to_bits() == b.to_bits());
+        assert!(equal && whole.len() == together.len(), "{name}");
     }
 }
 

@@ -4,11 +4,15 @@
 //! alignment of the address. That decides how wide an access may be, and whether two 16-bit elements
 //! are the two halves of one word. Divisors are kept as logarithms; they survive wrapping, since
 //! they are of powers of two.
+//!
+//! Of a float, it is what divides its bits: with 2^16, it is a number of `bf16`, and need not be rounded
+//! to be stored as one. So what is copied from memory to matrix units is copied.
 
-use q35_kernel::{BinaryOp, Inst, Literal, Value};
+use q35_kernel::{BinaryOp, Inst, Kernel, Literal, Scalar, UnaryOp, Value};
+use q35_types::DType;
 
-/// As much as any access can use: 2^6 elements.
-const ENOUGH: u8 = 6;
+/// As much as anything can use: the half of a word that `bf16` has not.
+const ENOUGH: u8 = 16;
 
 pub struct Divisors {
     known: Vec<u8>,
@@ -41,21 +45,31 @@ impl Divisors {
         self.known[v.0 as usize] = divisor.min(ENOUGH);
     }
 
+    /// Whether each element of a float is one of `bf16`.
+    pub fn is_bf16(&self, v: Value) -> bool {
+        self.of(v) == ENOUGH
+    }
+
     /// Take note of what `inst` makes.
-    pub fn note(&mut self, result: Value, inst: &Inst) {
+    pub fn note(&mut self, kernel: &Kernel, result: Value, inst: &Inst) {
         self.literals[result.0 as usize] = matches!(inst, Inst::Const(_));
         let divisor = match *inst {
             Inst::Const(Literal::I32(c)) => {
                 self.ints[result.0 as usize] = Some(c);
                 trailing_zeros(c)
             }
+            Inst::Const(Literal::F32(c)) => trailing_zeros(c.to_bits() as i32),
+            Inst::Load { at, .. } if kernel.dtype_of(at.mem) == DType::Bf16 => ENOUGH,
+            Inst::Unary(UnaryOp::BitsToFloat | UnaryOp::FloatToBits, a) => self.of(a),
             Inst::Splat(a, _) => {
                 self.ints[result.0 as usize] = self.int(a);
                 self.of(a)
             }
             Inst::Extract(a, _) => self.of(a),
             Inst::Select(_, a, b) => self.of(a).min(self.of(b)),
-            Inst::Binary(op, a, b) => self.binary(op, a, b),
+            Inst::Binary(op, a, b) if kernel.type_of(a).scalar == Scalar::I32 => {
+                self.binary(op, a, b)
+            }
             _ => 0,
         };
         self.set(result, divisor);

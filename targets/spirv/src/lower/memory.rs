@@ -158,6 +158,9 @@ impl Lowering<'_> {
         let bits: Parts = match dtype {
             DType::I32 => parts,
             DType::F32 => parts.iter().map(|p| self.m.bitcast((Kind::U32, n), *p)).collect(),
+            DType::Bf16 if self.divisors.is_bf16(value) => {
+                parts.iter().map(|p| self.cut(n, *p)).collect()
+            }
             DType::F16 | DType::Bf16 => parts.iter().map(|p| self.round(dtype, n, *p)).collect(),
         };
         if !narrow {

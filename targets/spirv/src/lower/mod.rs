@@ -109,7 +109,7 @@ impl<'a> Lowering<'a> {
 
     fn stmt(&mut self, stmt: &'a Stmt) -> Result<(), String> {
         if let [result] = stmt.results[..] {
-            self.divisors.note(result, &stmt.inst);
+            self.divisors.note(self.kernel, result, &stmt.inst);
         }
         let result: Parts = match &stmt.inst {
             Inst::Const(literal) => vec![self.literal(*literal)],

@@ -67,6 +67,12 @@ impl Lowering<'_> {
         self.m.bitcast((Kind::F32, n), signed)
     }
 
+    /// The 16 bits of `f32` that is a number of `bf16`.
+    pub fn cut(&mut self, n: u8, value: Word) -> Word {
+        let bits = self.m.bitcast((Kind::U32, n), value);
+        self.shifted(Op::ShiftRightLogical, bits, 16, n)
+    }
+
     /// The 16 bits of `f32` rounded.
     pub fn round(&mut self, dtype: DType, n: u8, value: Word) -> Word {
         let bits = self.m.bitcast((Kind::U32, n), value);

@@ -5,6 +5,7 @@ mod harness;
 mod instructions;
 mod matrices;
 mod memory;
+mod models;
 mod modules;
 mod programs;
 mod validator;

@@ -1,7 +1,7 @@
 //! What modules ask for, how they access memory, and what is refused.
 
 use crate::harness::written;
-use q35_kernel::{Kernel, KernelBuilder, PanelArgs, ReduceOp};
+use q35_kernel::{BinaryOp, Expr, Kernel, KernelBuilder, PanelArgs, ReduceOp, UnaryOp};
 use q35_target::{Target, Variant};
 use q35_target_spirv::Spirv;
 use q35_types::DType;
@@ -81,6 +81,31 @@ fn halves_of_words_are_written_by_atomics_only_where_they_must() {
     assert_eq!(atomics(baseline(), 2, 3), 4);
     assert_eq!(atomics(baseline(), 1, 2), 2);
     assert_eq!(atomics(desktop(), 1, 2), 0);
+}
+
+#[test]
+fn what_is_a_number_of_bf16_is_not_rounded_again() {
+    fn cut(v: Expr<'_>, mask: i32) -> Expr<'_> {
+        let bits = v.unary(UnaryOp::FloatToBits).binary(BinaryOp::And, mask);
+        bits.unary(UnaryOp::BitsToFloat)
+    }
+    // Rounding picks apart what is not a number.
+    let roundings = |change: &dyn for<'k> Fn(Expr<'k>) -> Expr<'k>| {
+        let text = listing(baseline(), |k| {
+            let (from, to) = (k.input("from", DType::Bf16), k.output("to", DType::Bf16));
+            let at = k.lane() * 8;
+            let inside = at.lt(64);
+            let zero = || [k.f(0.0).splat(8)];
+            let [v] = k.choose(inside, || [k.load_vec(from, at, 8)], zero);
+            k.store(to, at, change(v));
+        });
+        text.matches("= OpSelect ").count()
+    };
+    assert_eq!(roundings(&|v| v), 0);
+    assert_eq!(roundings(&|v| cut(v * 3.0, !0xffff)), 0);
+    assert_eq!(roundings(&|v| cut(v * 3.0, !0x7fff)), 2);
+    assert_eq!(roundings(&|v| v * 3.0), 2);
+    assert_eq!(roundings(&|v| v + v), 2);
 }
 
 #[test]
