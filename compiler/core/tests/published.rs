@@ -51,7 +51,8 @@ fn every_config_fits_the_shared_memory_of_every_profile_of_a_gpu() {
         for profile in [Spirv::BASELINE, Spirv::DESKTOP, Spirv::DESKTOP_64] {
             for activations in [DType::F32, DType::Bf16] {
                 let options = Options { activations, kv: activations };
-                let request = Request { options, ..request(&text, &config, &[&profile]) };
+                let targets: [&dyn q35_target::Target; 1] = [&profile];
+                let request = Request { options, ..request(&text, &config, &targets) };
                 // A target refuses a kernel that takes more than there is.
                 let artifact = compile(&request);
                 let artifact = artifact.unwrap_or_else(|e| panic!("{}: {e}", path.display()));
