@@ -46,7 +46,8 @@ impl<'a> Usage<'a> {
                 let weight = &self.manifest.weights[i as usize];
                 let layer = layer.filter(|_| !weight.layers.is_empty());
                 // The head multiplies with the embedding of a tied model; everyone else looks up.
-                let read = match is_embedding(weight) && entry.name != "head" {
+                let looks_up = ["prefill", "decode"].contains(&entry.name.as_str());
+                let read = match is_embedding(weight) && looks_up {
                     true => Read::Lookup,
                     false => Read::Whole,
                 };

@@ -1,6 +1,6 @@
 //! The last stage: kernels built and lowered for every variant, joined with plan and manifest.
 
-use crate::frontend::build::{Options, programs};
+use crate::frontend::build::{self, Options};
 use crate::frontend::config::{Config, LayerKind, Mlp};
 use crate::frontend::count;
 use crate::kernels::Spec;
@@ -134,7 +134,7 @@ pub fn emit(request: &Request<'_>, stage: &str) -> Result<String, CompileError> 
     let mut text = String::new();
     match stage {
         "graph" => {
-            for program in programs(request.config, &request.options) {
+            for program in programs(request) {
                 text += &program.to_string();
             }
         }
@@ -160,7 +160,7 @@ pub fn emit(request: &Request<'_>, stage: &str) -> Result<String, CompileError> 
         }
         pass => {
             assert!(passes::PIPELINE.iter().any(|p| p.name == pass), "`{pass}` is a stage");
-            for mut program in programs(request.config, &request.options) {
+            for mut program in programs(request) {
                 let watch = |name: &str, program: &Program| {
                     if name == pass {
                         text += &program.to_string();
@@ -173,8 +173,17 @@ pub fn emit(request: &Request<'_>, stage: &str) -> Result<String, CompileError> 
     Ok(text)
 }
 
+/// What the frontend writes: those programs that any of the targets has.
+fn programs(request: &Request<'_>) -> Vec<Program> {
+    let mut programs = build::programs(request.config, &request.options);
+    if variants(request).any(|(_, variant)| variant.caps.lanes > 1) {
+        programs.extend(build::sampling(request.config, &request.options));
+    }
+    programs
+}
+
 fn optimised(request: &Request<'_>) -> Vec<Program> {
-    let mut programs = programs(request.config, &request.options);
+    let mut programs = programs(request);
     for program in &mut programs {
         passes::run(program, |_, _| {}).expect("passes keep the graph well formed");
     }

@@ -55,6 +55,15 @@ pub struct Buffer {
 /// The name of the buffer from which logits are read: `f32[rows, vocab]`.
 pub const LOGITS: &str = "logits";
 
+/// The buffer from which the result of the entry `greedy` is read, if the plan has that:
+/// `i32[rows]`, the likeliest id, or -1 if no logit is a number.
+pub const LIKELIEST: &str = "likeliest";
+
+/// The buffers from which the result of the entry `candidates` is read, if the plan has that:
+/// `i32[rows, k]`, the likeliest ids by rank and -1 where there are fewer, and `f32[rows, k]`,
+/// their logits.
+pub const CANDIDATES: [&str; 2] = ["candidates", "candidate_logits"];
+
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct State {
     pub name: String,
@@ -74,7 +83,8 @@ pub enum Unit {
     Page,
 }
 
-/// An entry point: `prefill`, `decode`, `head`.
+/// An entry point: `prefill`, `decode`, `head`; on devices far from the host also `greedy` and
+/// `candidates`, which are `head` and then choose among the logits.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Entry {
     pub name: String,
@@ -221,6 +231,17 @@ impl Cost {
 impl Plan {
     pub fn entry(&self, name: &str) -> Option<&Entry> {
         self.entries.iter().find(|e| e.name == name)
+    }
+
+    /// Candidates of a row that the entry `candidates` gives; 0 if there is none.
+    pub fn candidates(&self) -> u32 {
+        let there = self.entry("candidates").and(self.buffer(CANDIDATES[0]));
+        let words = there.map_or(0, |buffer| self.buffers[buffer].bytes / 4);
+        u32::try_from(words / u64::from(self.step.max_seqs)).unwrap_or(0)
+    }
+
+    pub fn buffer(&self, name: &str) -> Option<usize> {
+        self.buffers.iter().position(|b| b.name == name)
     }
 
     /// For people: JSON with line breaks, which serde reads back.

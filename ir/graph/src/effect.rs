@@ -43,6 +43,8 @@ impl Op {
             | Op::RouteWeights {}
             | Op::ExpertMatMul {}
             | Op::ExpertSum {}
+            | Op::Likeliest { .. }
+            | Op::LogitsAt {}
             | Op::NormMatMul { .. }
             | Op::MatMulAdd {}
             | Op::SwiGlu { .. }

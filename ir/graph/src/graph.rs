@@ -70,6 +70,14 @@ pub enum Port {
     Rope,
     /// `f32[R, vocab]`
     Logits,
+    /// `i32[1]`, how many ids have a token.
+    ValidIds,
+    /// `i32[R, 1]`, the likeliest token.
+    Likeliest,
+    /// `i32[R, k]`, the likeliest tokens by rank, and -1 where there are fewer.
+    Candidates,
+    /// `f32[R, k]`, their logits.
+    CandidateLogits,
 }
 
 /// Rows of a packed weight.
@@ -173,6 +181,10 @@ pub enum Entry {
     Decode,
     /// From hidden rows to logits.
     Head,
+    /// From hidden rows to the likeliest token of each.
+    Greedy,
+    /// From hidden rows to the few likeliest tokens of each and their logits.
+    Candidates,
 }
 
 impl Entry {
@@ -181,6 +193,16 @@ impl Entry {
             Entry::Prefill => "prefill",
             Entry::Decode => "decode",
             Entry::Head => "head",
+            Entry::Greedy => "greedy",
+            Entry::Candidates => "candidates",
+        }
+    }
+
+    /// Whether it is `head` and then some: what only devices far from the host have.
+    pub const fn samples(self) -> bool {
+        match self {
+            Entry::Prefill | Entry::Decode | Entry::Head => false,
+            Entry::Greedy | Entry::Candidates => true,
         }
     }
 }

@@ -7,6 +7,7 @@
 mod args;
 mod experts;
 mod fused;
+mod sampling;
 
 use crate::graph::Type;
 use crate::op::Op;
@@ -14,6 +15,7 @@ use args::{Args, attributes};
 pub(crate) use experts::*;
 pub(crate) use fused::*;
 use q35_types::{DType, Dim};
+pub(crate) use sampling::*;
 
 /// Why an op does not fit its operands.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]

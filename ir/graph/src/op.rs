@@ -133,6 +133,13 @@ ops! {
     /// `out[t] = Σᵣ weights[t, r] · x[t, r]`, in order of r.
     ExpertSum = "expert_sum" (x, weights) {} -> infer::expert_sum;
 
+    /// Ids of the `k` largest of the first `valid[0]` logits of a row, largest first, the lower id first
+    /// among equals, then -1. Negative infinity and what is no number are not among them.
+    Likeliest = "likeliest" (logits, valid) {k: u32} -> infer::likeliest;
+
+    /// `out[r, i] = logits[r, ids[r, i]]`, and negative infinity for an id of -1.
+    LogitsAt = "logits_at" (logits, ids) {} -> infer::logits_at;
+
     // ---- what passes make ----
 
     /// `matmul(rms_norm(x, norm), weight)`
@@ -198,13 +205,17 @@ macro_rules! attributes {
 }
 attributes!(u32, f32, StateId, WeightId, q35_types::DType);
 
-const PORTS: [(Port, &str); 6] = [
+const PORTS: [(Port, &str); 10] = [
     (Port::Ids, "ids"),
     (Port::Positions, "positions"),
     (Port::Rows, "rows"),
     (Port::Hidden, "hidden"),
     (Port::Rope, "rope"),
     (Port::Logits, "logits"),
+    (Port::ValidIds, "valid_ids"),
+    (Port::Likeliest, "likeliest"),
+    (Port::Candidates, "candidates"),
+    (Port::CandidateLogits, "candidate_logits"),
 ];
 
 impl Attribute for Port {

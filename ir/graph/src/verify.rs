@@ -246,6 +246,10 @@ fn port_fits(port: Port, ty: &Type) -> bool {
         (Port::Hidden, dtype, [Dim::Tokens, Dim::Fixed(_)]) => dtype.is_float(),
         (Port::Rope, DType::F32, [Dim::Tokens, Dim::Fixed(2), Dim::Fixed(_)]) => true,
         (Port::Logits, DType::F32, [Dim::Rows, Dim::Fixed(_)]) => true,
+        (Port::ValidIds, DType::I32, [Dim::Fixed(1)]) => true,
+        (Port::Likeliest, DType::I32, [Dim::Rows, Dim::Fixed(1)]) => true,
+        (Port::Candidates, DType::I32, [Dim::Rows, Dim::Fixed(_)]) => true,
+        (Port::CandidateLogits, DType::F32, [Dim::Rows, Dim::Fixed(_)]) => true,
         _ => false,
     }
 }
@@ -258,6 +262,10 @@ fn port_form(port: Port) -> &'static str {
         Port::Hidden => "a float [T, hidden]",
         Port::Rope => "f32[T, 2, n]",
         Port::Logits => "f32[R, vocab]",
+        Port::ValidIds => "i32[1]",
+        Port::Likeliest => "i32[R, 1]",
+        Port::Candidates => "i32[R, k]",
+        Port::CandidateLogits => "f32[R, k]",
     }
 }
 

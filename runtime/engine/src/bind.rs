@@ -3,7 +3,7 @@
 
 use crate::state::Pools;
 use crate::weights::{Placed, Weights};
-use q35_artifact::{Arg, Entry, LOGITS, Launch, Plan, Times, Unit};
+use q35_artifact::{Arg, CANDIDATES, Entry, LIKELIEST, LOGITS, Launch, Plan, Times, Unit};
 use q35_device::{
     BoundArg, BoundLaunch, BoundTasks, Device, DeviceError, KernelId, Repeat, Span, Usage,
 };
@@ -14,6 +14,9 @@ use std::collections::BTreeMap;
 pub struct Memory {
     pub step: Span,
     pub logits: Span,
+    /// What the entries `greedy` and `candidates` leave, if the plan has them.
+    pub likeliest: Option<Span>,
+    pub candidates: Option<[Span; 2]>,
     arena: Span,
     buffers: Vec<Span>,
     /// By index into the plan's states, and layer.
@@ -33,16 +36,23 @@ impl Memory {
                 states.insert((index, layer), alloc(bytes, Usage::Resident)?);
             }
         }
+        // Where kernels choose among the logits, they should not have to come back for them.
+        let chosen = [LIKELIEST, CANDIDATES[0], CANDIDATES[1]];
+        let chosen: &[&str] = if samples(plan) { &chosen } else { &[LOGITS] };
         let mut buffers = Vec::new();
         for buffer in &plan.buffers {
-            let usage = if buffer.name == LOGITS { Usage::HostReads } else { Usage::Resident };
+            let read = chosen.contains(&buffer.name.as_str());
+            let usage = if read { Usage::HostReads } else { Usage::Resident };
             buffers.push(alloc(buffer.bytes, usage)?);
         }
-        let logits = plan.buffers.iter().position(|b| b.name == LOGITS);
+        let result = |name: &str| plan.buffer(name).map(|buffer| buffers[buffer]);
+        let [likeliest, ids, values] = [LIKELIEST, CANDIDATES[0], CANDIDATES[1]].map(result);
         Ok(Self {
             step: alloc(u64::from(plan.step.words()) * 4, Usage::HostWrites)?,
             arena: alloc(plan.arena_bytes, Usage::Resident)?,
-            logits: buffers[logits.expect("a checked plan has logits")],
+            logits: result(LOGITS).expect("a checked plan has logits"),
+            likeliest,
+            candidates: ids.zip(values).map(|(ids, values)| [ids, values]),
             buffers,
             states,
         })
@@ -98,6 +108,11 @@ impl Memory {
             }
         }
     }
+}
+
+/// Whether the plan has entries that choose among the logits on the device.
+fn samples(plan: &Plan) -> bool {
+    ["greedy", "candidates"].iter().any(|name| plan.entry(name).is_some())
 }
 
 /// Units of state that the pools have.

@@ -6,7 +6,7 @@
 //! unread, a step reads prompts, of several requests side by side; otherwise it gives each
 //! running request its next token.
 
-use crate::sampling::{NoToken, Sampler, SamplingParams};
+use crate::sampling::{NoToken, Sampler, SamplingParams, Take};
 use crate::state::{SeqId, pages_of};
 use crate::text::{Detokenizer, StopMatcher, StopStrings, Tokenizer};
 use crate::{EngineError, Model};
@@ -241,7 +241,8 @@ impl Engine {
         let mut readers: Vec<_> = running.iter_mut().filter(reading).collect();
         let inputs: Vec<_> =
             readers.iter().map(|r| (r.sequence, &r.job.prompt[r.read..])).collect();
-        let taken = model.feed_step(&inputs)?;
+        let take = needs(readers.iter().map(|r| &**r), model);
+        let taken = model.feed_step_for(&inputs, take)?;
         for (reader, &taken) in readers.iter_mut().zip(taken) {
             reader.read += taken as usize;
         }
@@ -255,12 +256,20 @@ impl Engine {
         let Self { model, running, events, .. } = self;
         let last = |r: &Running| (r.sequence, r.last.expect("its prompt has been read"));
         let inputs: Vec<_> = running.iter().map(last).collect();
-        model.decode(&inputs)?;
+        let take = needs(running.iter(), model);
+        model.decode_for(&inputs, take)?;
         for request in running {
             request.next_token(model, events)?;
         }
         Ok(())
     }
+}
+
+/// What has to be taken of a step's logits for all of them to choose their next token.
+fn needs<'r>(requests: impl Iterator<Item = &'r Running>, model: &Model) -> Take {
+    let candidates = model.facts().candidates;
+    let needs = requests.map(|r| r.job.sampler.needs(candidates));
+    needs.max().unwrap_or(Take::Likeliest)
 }
 
 /// Tokens that a sequence is fed at most.
@@ -279,8 +288,8 @@ impl Running {
             self.end(FinishReason::Length, events);
             return Ok(());
         }
-        let logits = model.logits(self.sequence)?;
-        let id = match self.job.sampler.sample(logits) {
+        let taken = model.latest(self.sequence)?;
+        let id = match self.job.sampler.sample_taken(taken) {
             Ok(id) => id,
             Err(none) => {
                 self.end(FinishReason::NoToken(none), events);

@@ -83,8 +83,8 @@ pub enum EngineError {
     #[error("a sequence is twice in one step, expected once")]
     RepeatedSequence,
 
-    /// A sequence without tokens.
-    #[error("the sequence has no logits, expected some tokens to have been fed")]
+    /// A sequence without tokens, or one whose last step brought less than all logits home.
+    #[error("the sequence has no logits, expected some tokens to have been fed for them")]
     NoLogits,
 
     /// A control of sampling is out of range.

@@ -39,7 +39,7 @@
 //! ```
 //!
 //! ```text
-//!             ┌─ sampling ◀─ logits ─┐
+//!             ┌─ sampling ◀─ logits ─┐  all of a row, or the few that matter
 //! Request ─▶ Engine ─ tokens ─▶ Model ─ step ─▶ Device
 //!             └─ text ─▶ Event       └─ state: slots, pages
 //! ```
@@ -57,6 +57,7 @@ pub mod checkpoint;
 mod engine;
 mod error;
 pub mod generation_config;
+mod heads;
 pub mod load;
 mod model;
 pub mod sampling;

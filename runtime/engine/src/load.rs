@@ -8,6 +8,7 @@
 
 use crate::bind::{Memory, units};
 use crate::checkpoint::Checkpoint;
+use crate::heads::HeadEntries;
 use crate::model::Entries;
 use crate::state::{Pools, Sequences, pages_of};
 use crate::weights::{Progress, Weights};
@@ -204,11 +205,19 @@ pub(crate) fn finish(
     let codes: Vec<_> = codes.map(|(kernel, (_, code))| KernelCode { kernel, code }).collect();
     let kernels = device.load(&variant.name, &codes)?;
     let mut record = |name| {
-        let entry = plan.entry(name).expect("a checked plan has the entries");
-        device.record(memory.bind(entry, &kernels, weights))
+        let entry = plan.entry(name).map(|entry| memory.bind(entry, &kernels, weights));
+        entry.map(|launches| device.record(launches)).transpose()
     };
-    let entries =
-        Entries { prefill: record("prefill")?, decode: record("decode")?, head: record("head")? };
+    let there = "a checked plan has the entries";
+    let entries = Entries {
+        prefill: record("prefill")?.expect(there),
+        decode: record("decode")?.expect(there),
+        head: HeadEntries {
+            logits: record("head")?.expect(there),
+            likeliest: record("greedy")?,
+            candidates: record("candidates")?,
+        },
+    };
     let memory_use = MemoryUse {
         weights_packed: weights.packed_bytes,
         weights_mapped: weights.mapped_bytes,

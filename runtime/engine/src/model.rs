@@ -5,13 +5,15 @@
 
 use crate::EngineError;
 use crate::bind::Memory;
+use crate::heads::{HeadEntries, Heads, Row, Sink};
 use crate::load::MemoryUse;
+use crate::sampling::{Take, Taken};
 use crate::state::{SeqId, Sequences};
-use crate::step::{Run, StepWriter, Words, cut};
+use crate::step::{Run, StepWriter, cut};
 use q35_artifact::Plan;
-use q35_device::{Device, DeviceInfo, EntryId, Span};
+use q35_device::{Device, DeviceInfo, EntryId};
+use q35_types::StepLayout;
 use q35_types::step::PAGE;
-use q35_types::{Count, StepLayout};
 
 /// A model, loaded and ready to run.
 ///
@@ -25,9 +27,7 @@ pub struct Model {
     memory: Memory,
     memory_use: MemoryUse,
     sequences: Sequences,
-    /// For each slot, the logits of its sequence's last token, `vocab` of them.
-    latest: Vec<f32>,
-    has_latest: Vec<bool>,
+    heads: Heads,
     valid_ids: u32,
     /// Of the step at hand: what it takes of each input, and the rows that are to be heads.
     taken: Vec<u32>,
@@ -48,6 +48,8 @@ pub struct Facts {
     pub max_batch: u32,
     /// Tokens of a decode step.
     max_decode: u32,
+    /// Likeliest tokens of a row that [`Take::Candidates`] gives; 0 if this device gives all logits.
+    pub candidates: u32,
 }
 
 /// The recorded entry points.
@@ -55,29 +57,16 @@ pub struct Facts {
 pub(crate) struct Entries {
     pub prefill: EntryId,
     pub decode: EntryId,
-    pub head: EntryId,
+    pub head: HeadEntries,
 }
 
-/// A token whose logits are wanted.
-#[derive(Debug, Clone, Copy)]
-struct Row {
-    /// As counted in the step.
-    token: u32,
-    input: u32,
-    position: u32,
-    slot: u32,
-}
-
-/// Which logits a step computes.
+/// Of which tokens a step computes logits.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Wanted {
     /// Of the last token of each input that ends in the step.
     Last,
     All,
 }
-
-/// Takes logits: number of the input, position in the sequence, one row.
-type Sink<'a> = &'a mut dyn FnMut(usize, u32, &[f32]);
 
 impl Model {
     pub(crate) fn new(
@@ -89,18 +78,17 @@ impl Model {
         sequences: Sequences,
     ) -> Self {
         let facts = Facts::of(plan);
-        let (vocab, slots) = (facts.vocab as usize, sequences.pools().slots as usize);
+        let slots = sequences.pools().slots;
         Self {
             device,
             facts,
             entries,
             memory,
             memory_use,
-            latest: vec![0.0; slots * vocab],
-            has_latest: vec![false; slots],
+            heads: Heads::new(plan, entries.head, slots),
             sequences,
             valid_ids: facts.vocab,
-            taken: Vec::with_capacity(slots),
+            taken: Vec::with_capacity(slots as usize),
             rows: Vec::with_capacity(facts.step.max_tokens as usize),
         }
     }
@@ -151,7 +139,7 @@ impl Model {
     /// [`EngineError::NoFreeSlot`] if there are as many as the artifact was compiled for.
     pub fn start(&mut self) -> Result<SeqId, EngineError> {
         let id = self.sequences.start()?;
-        self.has_latest[id.slot() as usize] = false;
+        self.heads.forget(id.slot());
         Ok(id)
     }
 
@@ -194,17 +182,31 @@ impl Model {
         self.feed_all(inputs, Wanted::Last, &mut |_, _, _| ())
     }
 
-    /// Feed in one prefill step as much as fits of the tokens, in order of the inputs; returns how
-    /// many were taken of each. The rest is for the next step. Room is made for all.
+    /// As [`feed_step_for`](Self::feed_step_for), for all logits.
     ///
     /// # Errors
     ///
     /// As [`feed`](Self::feed).
     pub fn feed_step(&mut self, inputs: &[(SeqId, &[u32])]) -> Result<&[u32], EngineError> {
+        self.feed_step_for(inputs, Take::Logits)
+    }
+
+    /// Feed in one prefill step as much as fits of the tokens, in order of the inputs; returns how
+    /// many were taken of each. The rest is for the next step. Room is made for all. Those that
+    /// have no rest have what is to be taken, or more, as their [`latest`](Self::latest).
+    ///
+    /// # Errors
+    ///
+    /// As [`feed`](Self::feed).
+    pub fn feed_step_for(
+        &mut self,
+        inputs: &[(SeqId, &[u32])],
+        take: Take,
+    ) -> Result<&[u32], EngineError> {
         self.admit(inputs.iter().copied())?;
         self.taken.clear();
         self.taken.resize(inputs.len(), 0);
-        self.prefill(inputs, None, Wanted::Last, &mut |_, _, _| ())?;
+        self.prefill(inputs, None, (Wanted::Last, take), &mut |_, _, _| ())?;
         Ok(&self.taken)
     }
 
@@ -215,6 +217,16 @@ impl Model {
     ///
     /// As [`feed`](Self::feed).
     pub fn decode(&mut self, inputs: &[(SeqId, u32)]) -> Result<(), EngineError> {
+        self.decode_for(inputs, Take::Logits)
+    }
+
+    /// As [`decode`](Self::decode), but afterwards each has what is to be taken, or more, as its
+    /// [`latest`](Self::latest).
+    ///
+    /// # Errors
+    ///
+    /// As [`feed`](Self::feed).
+    pub fn decode_for(&mut self, inputs: &[(SeqId, u32)], take: Take) -> Result<(), EngineError> {
         self.admit(inputs.iter().map(one_token))?;
         let most = self.facts.max_decode.min(self.facts.max_batch) as usize;
         for inputs in inputs.chunks(most) {
@@ -226,7 +238,7 @@ impl Model {
                 self.rows.push(Row { token: n, input: n, position, slot: id.slot() });
                 self.sequences.advance(*id, 1);
             }
-            self.heads(&mut |_, _, _| ())?;
+            self.heads(take, &mut |_, _, _| ())?;
         }
         Ok(())
     }
@@ -257,15 +269,24 @@ impl Model {
     ///
     /// # Errors
     ///
-    /// [`EngineError::NoLogits`] before the first token, [`EngineError::UnknownSequence`].
+    /// [`EngineError::NoLogits`] before the first token, and after steps of which less was taken;
+    /// [`EngineError::UnknownSequence`].
     pub fn logits(&self, sequence: SeqId) -> Result<&[f32], EngineError> {
-        self.sequences.length(sequence)?;
-        let slot = sequence.slot() as usize;
-        if !self.has_latest[slot] {
-            return Err(EngineError::NoLogits);
+        match self.latest(sequence)? {
+            Taken::Logits(logits) => Ok(logits),
+            Taken::Likeliest(_) | Taken::Candidates(_) => Err(EngineError::NoLogits),
         }
-        let vocab = self.facts.vocab as usize;
-        Ok(&self.latest[slot * vocab..][..vocab])
+    }
+
+    /// What there is of the logits of the last token that a sequence was fed: what was wanted of its
+    /// step, or more.
+    ///
+    /// # Errors
+    ///
+    /// [`EngineError::NoLogits`] before the first token, [`EngineError::UnknownSequence`].
+    pub fn latest(&self, sequence: SeqId) -> Result<Taken<'_>, EngineError> {
+        self.sequences.length(sequence)?;
+        self.heads.latest(sequence.slot()).ok_or(EngineError::NoLogits)
     }
 
     fn all_logits_of(
@@ -338,7 +359,7 @@ impl Model {
         while fed.iter().zip(inputs).any(|(&fed, (_, tokens))| fed < tokens.len()) {
             self.taken.clear();
             self.taken.resize(inputs.len(), 0);
-            self.prefill(inputs, Some(&fed), wanted, sink)?;
+            self.prefill(inputs, Some(&fed), (wanted, Take::Logits), sink)?;
             for (fed, &taken) in fed.iter_mut().zip(&self.taken) {
                 *fed += taken as usize;
             }
@@ -352,7 +373,7 @@ impl Model {
         &mut self,
         inputs: &[(SeqId, &[u32])],
         fed: Option<&[usize]>,
-        wanted: Wanted,
+        (wanted, take): (Wanted, Take),
         sink: Sink<'_>,
     ) -> Result<(), EngineError> {
         let rest = |n: usize| &inputs[n].1[fed.map_or(0, |fed| fed[n])..];
@@ -393,7 +414,7 @@ impl Model {
                 self.sequences.advance(*id, taken);
             }
         }
-        self.heads(sink)
+        self.heads(take, sink)
     }
 
     /// Fill the step-parameter buffer.
@@ -414,33 +435,8 @@ impl Model {
         Ok(())
     }
 
-    /// Compute the logits of `rows`, show each to `sink`, and keep them as their sequence's latest.
-    fn heads(&mut self, sink: Sink<'_>) -> Result<(), EngineError> {
-        let Self { device, memory, facts, latest, has_latest, .. } = self;
-        let vocab = facts.vocab as usize;
-        for rows in self.rows.chunks(facts.max_batch as usize) {
-            let count = memory.step.part(u64::from(Count::Rows.word()) * 4, 4);
-            device.fill(count, &mut |bytes| Words(bytes).put(0, rows.len() as i32))?;
-            let list = memory.step.part(u64::from(facts.step.rows()) * 4, rows.len() as u64 * 4);
-            device.fill(list, &mut |bytes| {
-                let mut words = Words(bytes);
-                rows.iter().zip(0..).for_each(|(row, at)| words.put(at, row.token as i32));
-            })?;
-            device.run(self.entries.head)?;
-            let bytes = (rows.len() * vocab * 4) as u64;
-            device.read(Span { bytes, ..memory.logits }, &mut |bytes| {
-                for (bytes, at) in bytes.chunks_exact(vocab * 4).zip(rows) {
-                    let slot = at.slot as usize;
-                    let row = &mut latest[slot * vocab..][..vocab];
-                    for (logit, bytes) in row.iter_mut().zip(bytes.chunks_exact(4)) {
-                        *logit = f32::from_le_bytes(bytes.try_into().expect("four bytes"));
-                    }
-                    has_latest[slot] = true;
-                    sink(at.input as usize, at.position, row);
-                }
-            })?;
-        }
-        Ok(())
+    fn heads(&mut self, take: Take, sink: Sink<'_>) -> Result<(), EngineError> {
+        self.heads.run(&mut *self.device, &self.memory, &self.rows, take, sink)
     }
 }
 
@@ -459,6 +455,7 @@ impl Facts {
             max_chunk: tokens("prefill").min(plan.step.max_tokens),
             max_batch: plan.step.max_seqs,
             max_decode: tokens("decode"),
+            candidates: plan.candidates(),
         }
     }
 }

@@ -1,13 +1,15 @@
 //! From a config to graphs: what every entry point computes (spec sections 5 to 10).
 //!
 //! ```text
-//! prefill, decode:   embed ── layer 0 ── layer 1 ── … ── layer n-1
-//! head:              head
+//! prefill, decode:      embed ── layer 0 ── layer 1 ── … ── layer n-1
+//! head:                 head
+//! greedy, candidates:   head ── likeliest
 //! ```
 //!
 //! Layers of a kind share one block, so a program has as many blocks for four layers as for
 //! sixty. `head` is an entry of its own because logits are wanted for a few rows only, after
-//! the last chunk of a prompt.
+//! the last chunk of a prompt. `greedy` and `candidates` are `head` for those who want less than all
+//! logits: on a device with memory of its own the way home is long.
 
 use super::build_layer;
 use super::build_weights::{Weights, values};
@@ -53,6 +55,20 @@ pub fn programs(config: &Config, options: &Options) -> Vec<Program> {
     vec![prefill, decode, head]
 }
 
+/// How many likeliest tokens `candidates` gives: the published settings of sampling want 20.
+const CANDIDATES: u32 = 32;
+
+/// [`programs`] that choose among the logits where they are, for machines of many lanes. One lane takes
+/// as long as the host would, whose memory it shares.
+pub fn sampling(config: &Config, options: &Options) -> Vec<Program> {
+    let program = |entry, k| Program {
+        entry,
+        blocks: vec![head(config, options), likeliest(config, options, k)],
+        sequence: vec![(0, None), (1, None)],
+    };
+    vec![program(Entry::Greedy, 1), program(Entry::Candidates, CANDIDATES)]
+}
+
 /// Rows of the table, and the step's cosines and sines for every attention layer.
 fn embed(config: &Config, options: &Options) -> Graph {
     let mut b = Block::top("embed", config, options);
@@ -85,6 +101,22 @@ fn head(config: &Config, options: &Options) -> Graph {
         b.linear_f32(x, Role::LmHead)
     };
     b.output(Port::Logits, logits);
+    b.finish()
+}
+
+/// The `k` likeliest tokens of each row; more than one come with their logits.
+fn likeliest(config: &Config, options: &Options, k: u32) -> Graph {
+    let mut b = Block::top("likeliest", config, options);
+    let logits = b.input(Port::Logits, DType::F32, &[Dim::Rows, Dim::Fixed(config.vocab_size)]);
+    let valid = b.input(Port::ValidIds, DType::I32, &[Dim::Fixed(1)]);
+    let ids = b.push(Op::Likeliest { k }, &[logits, valid]);
+    if k == 1 {
+        b.output(Port::Likeliest, ids);
+    } else {
+        let values = b.push(Op::LogitsAt {}, &[logits, ids]);
+        b.output(Port::Candidates, ids);
+        b.output(Port::CandidateLogits, values);
+    }
     b.finish()
 }
 

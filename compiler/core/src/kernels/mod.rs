@@ -25,6 +25,7 @@ pub mod page;
 mod panels;
 mod qk_rope;
 mod row;
+mod sample;
 mod step;
 
 pub use attend_step::AttendStep;
@@ -37,6 +38,7 @@ pub use experts::{ExpertCombine, ExpertGroups, ExpertLinear, TopK};
 pub use linear::{Act, Linear, LinearPair};
 pub use mixture::{Mixture, MixtureDown, MixtureUp};
 pub use qk_rope::QkRope;
+pub use sample::{LogitsAt, MergeLikeliest, SliceLikeliest};
 
 use q35_artifact::{Cost, Tasks};
 use q35_kernel::{Kernel, KernelBuilder, Machine};
@@ -71,9 +73,9 @@ macro_rules! specs {
     };
 }
 specs! {
-    Embed, Gather, RmsNorm, RopeTable, Linear, LinearPair, DeltaConv, DeltaRule, QkRope, AttendPrefill,
-    AttendSplit, AttendCombine, AttendStep, DeltaStep, TopK, ExpertGroups, ExpertLinear,
-    ExpertCombine, MixtureUp, MixtureDown,
+    Embed, Gather, RmsNorm, RopeTable, Linear, LinearPair, DeltaConv, DeltaRule, QkRope,
+    AttendPrefill, AttendSplit, AttendCombine, AttendStep, DeltaStep, TopK, ExpertGroups,
+    ExpertLinear, ExpertCombine, MixtureUp, MixtureDown, SliceLikeliest, MergeLikeliest, LogitsAt,
 }
 
 impl Spec {

@@ -63,6 +63,8 @@ fn packed_operand(op: &Op) -> Option<(usize, Layout)> {
         | Op::TopK { .. }
         | Op::RouteWeights {}
         | Op::ExpertSum {}
+        | Op::Likeliest { .. }
+        | Op::LogitsAt {}
         | Op::DeltaRule { .. }
         | Op::QkRope { .. }
         | Op::GatedAttention { .. }

@@ -18,7 +18,7 @@ use q35_graph::{Entry, Graph, Op, Rewrite, Rewriter, Value};
 pub(super) fn run(graph: &mut Graph, entry: Entry) {
     match entry {
         Entry::Decode => graph.rewrite(norm),
-        Entry::Prefill | Entry::Head => return,
+        Entry::Prefill | Entry::Head | Entry::Greedy | Entry::Candidates => return,
     };
 }
 

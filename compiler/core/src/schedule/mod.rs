@@ -43,7 +43,7 @@ impl Limits {
         let tokens = match entry {
             Entry::Prefill => self.step().max_tokens,
             Entry::Decode => self.max_batch,
-            Entry::Head => self.step().max_tokens,
+            Entry::Head | Entry::Greedy | Entry::Candidates => self.step().max_tokens,
         };
         Sizes { tokens, rows: self.max_batch }
     }
@@ -57,7 +57,7 @@ pub struct Schedule {
     pub manifest: plan::Manifest,
 }
 
-/// Schedule every entry point.
+/// Schedule every entry point that a machine with these capabilities has.
 pub fn schedule(
     programs: &[Program],
     limits: Limits,
@@ -69,7 +69,7 @@ pub fn schedule(
     let mut arena_bytes = 0;
     let mut entries = vec![];
     let (mut vocab, mut buffers) = (0, vec![]);
-    for program in programs {
+    for program in programs.iter().filter(|p| caps.lanes > 1 || !p.entry.samples()) {
         let sizes = limits.sizes(program.entry);
         let mut blocks = vec![];
         for (number, graph) in program.blocks.iter().enumerate() {
@@ -110,10 +110,8 @@ pub fn schedule(
         arena_bytes,
         buffers: BUFFERS
             .iter()
-            .map(|port| plan::Buffer {
-                name: port.name().into(),
-                bytes: buffers.iter().find(|(p, _)| p == port).map_or(0, |(_, bytes)| *bytes),
-            })
+            .filter_map(|port| buffers.iter().find(|(p, _)| p == port))
+            .map(|&(port, bytes)| plan::Buffer { name: port.name().into(), bytes })
             .collect(),
         states: tables.states,
         entries,
@@ -121,8 +119,16 @@ pub fn schedule(
     Schedule { specs, plan, manifest: plan::Manifest { weights: tables.weights, ignored } }
 }
 
-/// Ports that are memory between blocks and steps, in the order of the plan's buffers.
-const BUFFERS: [Port; 3] = [Port::Hidden, Port::Rope, Port::Logits];
+/// Ports that are memory between blocks and steps, in the order of the plan's buffers. Those of
+/// sampling stand last: a plan has all of them or none.
+const BUFFERS: [Port; 6] = [
+    Port::Hidden,
+    Port::Rope,
+    Port::Logits,
+    Port::Likeliest,
+    Port::Candidates,
+    Port::CandidateLogits,
+];
 
 fn buffer(port: Port) -> u32 {
     BUFFERS.iter().position(|&p| p == port).expect("a port that is memory") as u32

@@ -67,7 +67,7 @@ fn tile(entry: Entry, staged: bool, lanes: u32) -> u32 {
     match (entry, staged && lanes == 1) {
         (Entry::Prefill, false) => 64,
         (Entry::Prefill, true) => 16,
-        (Entry::Decode | Entry::Head, _) => 8,
+        (Entry::Decode | Entry::Head | Entry::Greedy | Entry::Candidates, _) => 8,
     }
 }
 
@@ -226,6 +226,18 @@ impl Cx<'_> {
                     _ => panic!("experts give [T, k, n]"),
                 };
                 let spec = self.experts(args, k, n, Act::None, false);
+                self.launch(spec, args, v);
+            }
+            Op::Likeliest { k } => {
+                let vocab = self.cols(args[0]);
+                let lists = SliceLikeliest { vocab, k };
+                let temp = Source::Temp(self.out.temps.len());
+                self.out.temps.push(lists.bytes(self.limits.max_batch));
+                self.launch_with(lists, vec![self.source(args[0])], temp);
+                self.launch_with(MergeLikeliest { vocab, k }, vec![temp], Source::Value(v));
+            }
+            Op::LogitsAt {} => {
+                let spec = LogitsAt { vocab: self.cols(args[0]), k: self.cols(v) };
                 self.launch(spec, args, v);
             }
             Op::ExpertCombine { gate } => {

@@ -2,7 +2,10 @@
 //! runtime computes from it do not overflow.
 
 use super::*;
-use crate::{Amount, Arg, Block, Entry, Kernel, LOGITS, Launch, Manifest, Param, Tasks, Times};
+use crate::{
+    Amount, Arg, Block, CANDIDATES, Entry, Kernel, LIKELIEST, LOGITS, Launch, Manifest, Param,
+    Tasks, Times,
+};
 use q35_types::step::HEADER;
 use q35_types::{Count, StepLayout};
 use std::collections::BTreeSet;
@@ -27,6 +30,7 @@ pub(super) fn check(plan: &Plan, manifest: &Manifest, model: &ModelFacts) -> Che
             return Err(flaw(format_args!("entries.{name}"), Fault::Missing));
         }
     }
+    sampling(plan)?;
     let scope = Scope { plan, manifest, layers: &BTreeSet::new() };
     each("entries", &plan.entries, |e| entry(e, scope, model))
 }
@@ -65,12 +69,7 @@ fn memory(plan: &Plan, model: &ModelFacts) -> Checked {
         total = total.saturating_add(b.bytes);
         range("bytes", total, 1, MAX_TOTAL)
     })?;
-    let Some(logits) = plan.buffers.iter().position(|b| b.name == LOGITS) else {
-        return Err(flaw(format_args!("buffers.{LOGITS}"), Fault::Missing));
-    };
-    let least = 4 * u64::from(plan.step.max_seqs) * u64::from(plan.vocab);
-    let place = format!("buffers[{logits}].bytes");
-    range(&place, plan.buffers[logits].bytes, least, MAX_BYTES)?;
+    result(plan, LOGITS, 4 * u64::from(plan.step.max_seqs) * u64::from(plan.vocab))?;
 
     names("states", plan.states.iter().map(|s| s.name.as_str()))?;
     let mut total = 0u64;
@@ -83,6 +82,34 @@ fn memory(plan: &Plan, model: &ModelFacts) -> Checked {
         total = total.saturating_add(s.unit_bytes * s.layers.len() as u64);
         range("unit_bytes", total, 1, MAX_TOTAL)
     })
+}
+
+/// What the host reads of the entries that not every plan has.
+fn sampling(plan: &Plan) -> Checked {
+    let row = 4 * u64::from(plan.step.max_seqs);
+    if plan.entry("greedy").is_some() {
+        result(plan, LIKELIEST, row)?;
+    }
+    if plan.entry("candidates").is_some() {
+        for name in CANDIDATES {
+            let buffer = result(plan, name, row)?;
+            let bytes = plan.buffers[buffer].bytes;
+            same(&format!("buffers[{buffer}].bytes"), bytes, bytes / row * row)?;
+        }
+        let [ids, logits] = CANDIDATES.map(|name| plan.buffer(name).expect("looked at above"));
+        let place = format!("buffers[{logits}].bytes");
+        same(&place, plan.buffers[logits].bytes, plan.buffers[ids].bytes)?;
+    }
+    Ok(())
+}
+
+/// The buffer of that name, which has so many bytes at least.
+fn result(plan: &Plan, name: &str, least: u64) -> Result<usize, Flaw> {
+    let Some(buffer) = plan.buffer(name) else {
+        return Err(flaw(format_args!("buffers.{name}"), Fault::Missing));
+    };
+    range(&format!("buffers[{buffer}].bytes"), plan.buffers[buffer].bytes, least, MAX_BYTES)?;
+    Ok(buffer)
 }
 
 /// What a launch may name.

@@ -103,6 +103,23 @@ fn routing_chooses_among_the_experts_there_are() {
 }
 
 #[test]
+fn sampling_ranks_float32_logits() {
+    let logits = ty(F32, [Dim::Rows, Dim::Fixed(50)]);
+    let (valid, ids) = (fixed(I32, [1]), ty(I32, [Dim::Rows, Dim::Fixed(3)]));
+    let likeliest =
+        |logits: &Type, k| result(Op::Likeliest { k }, &[logits.clone(), valid.clone()]);
+    assert_eq!(likeliest(&logits, 3), "i32[R, 3]");
+    assert_eq!(likeliest(&logits, 99), "i32[R, 99]");
+    assert_eq!(likeliest(&logits, 0), "`likeliest`: attribute `k` is 0, expected at least 1");
+    let half = ty(Bf16, [Dim::Rows, Dim::Fixed(50)]);
+    assert!(likeliest(&half, 3).contains("expected f32[R, vocab]"));
+
+    assert_eq!(result(Op::LogitsAt {}, &[logits.clone(), ids]), "f32[R, 3]");
+    let others = rows(I32, 3);
+    assert!(result(Op::LogitsAt {}, &[logits, others]).contains("expected i32[R, k] to match"));
+}
+
+#[test]
 fn experts_take_words_that_group_their_tokens() {
     let x = rows(Bf16, 32);
     let weight = fixed(Bf16, [8, 40, 32]);

@@ -11,8 +11,18 @@ use std::collections::BTreeMap;
 use std::fmt::Display;
 use std::str::FromStr;
 
-const PORTS: [Port; 6] =
-    [Port::Ids, Port::Positions, Port::Rows, Port::Hidden, Port::Rope, Port::Logits];
+const PORTS: [Port; 10] = [
+    Port::Ids,
+    Port::Positions,
+    Port::Rows,
+    Port::Hidden,
+    Port::Rope,
+    Port::Logits,
+    Port::ValidIds,
+    Port::Likeliest,
+    Port::Candidates,
+    Port::CandidateLogits,
+];
 
 /// Text that is no graph, and where.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -98,8 +108,10 @@ impl<'a> Reader<'a> {
     fn whole_program(&mut self) -> Result<Program, Problem> {
         let mut line =
             self.keyword("program").ok_or_else(|| self.cursor().expected("`program`"))?;
-        let entries = [Entry::Prefill, Entry::Decode, Entry::Head].map(|e| (e, e.name()));
-        let entry = line.name(&entries, "`prefill`, `decode` or `head`")?;
+        let entries =
+            [Entry::Prefill, Entry::Decode, Entry::Head, Entry::Greedy, Entry::Candidates];
+        let entries = entries.map(|e| (e, e.name()));
+        let entry = line.name(&entries, "`prefill`, `decode`, `head`, `greedy` or `candidates`")?;
         line.end()?;
         self.at += 1;
 

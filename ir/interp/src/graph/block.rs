@@ -3,6 +3,7 @@
 use super::experts as moe;
 use super::fused::{self, AttentionColumns, DeltaColumns};
 use super::ops::{self, Delta};
+use super::sampling;
 use super::sequence::Sequence;
 use super::tensor::{Tensor, round};
 use super::weights::{WeightError, Weights};
@@ -97,7 +98,9 @@ impl Frame<'_> {
         let each = |f: fn(f32) -> f32| operands[0].f32s().iter().map(|&v| f(v)).collect();
         Ok(match *op {
             Op::Input { .. } | Op::Weight { .. } => unreachable!("they are given"),
-            Op::TopK { .. } | Op::ExpertGroups { .. } => unreachable!("they are integers"),
+            Op::TopK { .. } | Op::ExpertGroups { .. } | Op::Likeliest { .. } => {
+                unreachable!("they are integers")
+            }
 
             Op::Embed { .. } => {
                 let (ids, vocab) = (operands[0].i32s(), operands[1].shape[0]);
@@ -171,6 +174,10 @@ impl Frame<'_> {
                     moe::expert_sum(x, cols, weights.iter().map(|&w| f64::from(w)))
                 };
                 tokens.flat_map(sum).map(|v| v as f32).collect()
+            }
+            Op::LogitsAt {} => {
+                let ids = operands[1].i32s().chunks_exact(operands[1].cols());
+                operands[0].rows().zip(ids).flat_map(|(x, i)| sampling::logits_at(x, i)).collect()
             }
             Op::NormMatMul { eps, .. } => {
                 let norm = |x| ops::matmul(&ops::rms_norm(x, f32s(1), eps), f32s(2));
@@ -255,6 +262,10 @@ fn ints(op: &Op, operands: &[&Tensor]) -> Vec<i32> {
             x.rows().flat_map(|row| moe::top_k(&row[..experts as usize], k as usize)).collect()
         }
         Op::ExpertGroups { experts } => moe::expert_groups(x.i32s(), experts as usize),
+        Op::Likeliest { k } => {
+            let valid = operands[1].i32s()[0];
+            x.rows().flat_map(|row| sampling::likeliest(row, valid, k as usize)).collect()
+        }
         Op::Slice { start, len } => {
             let rows = x.i32s().chunks_exact(x.cols());
             rows.flat_map(|row| &row[start as usize..][..len as usize]).copied().collect()

@@ -19,6 +19,7 @@ mod block;
 mod experts;
 mod fused;
 mod ops;
+mod sampling;
 mod sequence;
 mod session;
 mod tensor;

@@ -2,7 +2,7 @@
 
 use crate::failure::Failure;
 use q35_artifact::{Artifact, Cost, Entry, Experts, Launch, Plan, TargetSection, Workload};
-use q35_runtime::sampling::Rng;
+use q35_runtime::sampling::{Rng, Take};
 use q35_runtime::{EngineError, Model, SeqId};
 use std::fmt;
 use std::time::Instant;
@@ -112,7 +112,7 @@ impl<'a> Worker<'a> {
         while !rest.is_empty() {
             let before = self.lengths(&rest)?;
             let start = Instant::now();
-            let taken = self.model.feed_step(&rest)?;
+            let taken = self.model.feed_step_for(&rest, Take::Likeliest)?;
             timed.seconds += start.elapsed().as_secs_f64();
             let mut step = Step::default();
             for (((_, rest), &taken), before) in rest.iter_mut().zip(taken).zip(before) {
@@ -134,7 +134,7 @@ impl<'a> Worker<'a> {
                 step.add(self.model.length(*id)?, 1, true);
             }
             let start = Instant::now();
-            self.model.decode(&inputs)?;
+            self.model.decode_for(&inputs, Take::Likeliest)?;
             timed.seconds += start.elapsed().as_secs_f64();
             timed.work = timed.work + self.costs.of("decode", step);
         }

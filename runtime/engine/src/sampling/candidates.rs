@@ -7,6 +7,7 @@
 use std::cmp::Ordering;
 
 use super::exp::exp;
+use super::take::Ranked;
 
 /// A token that may be drawn.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -24,11 +25,13 @@ pub(super) struct Candidates {
 }
 
 impl Candidates {
-    /// The `k` likeliest tokens, or all for 0; of equal ones those of lower id. Tokens whose
-    /// logit is negative infinity or no number are not in play.
+    /// The `k` likeliest tokens by rank, or all by id for 0; of equal ones those of lower id. Tokens
+    /// whose logit is negative infinity or no number are not in play.
+    ///
+    /// The order decides what is drawn: where others have ranked the tokens it must be theirs.
     pub fn select(&mut self, logits: &[f32], k: usize) {
         self.list.clear();
-        if k == 0 || k >= logits.len() {
+        if k == 0 {
             self.list.extend(in_play(logits));
             return;
         }
@@ -46,15 +49,25 @@ impl Candidates {
             }
         }
         self.keep_best(k);
+        self.list.sort_unstable_by(by_rank);
     }
 
-    /// Weigh the candidates at a temperature above 0.
+    /// The first `k` of tokens that are in play, by rank: what [`select`](Self::select) would find.
+    pub fn take(&mut self, ranked: &[Ranked], k: usize) {
+        self.list.clear();
+        let best = ranked.iter().take(k);
+        self.list.extend(best.map(|&Ranked { id, logit }| Candidate { logit, id, weight: 1.0 }));
+    }
+
+    /// Weigh the candidates at a temperature above 0. Positive infinity is the largest number, so
+    /// that differences exist.
     pub fn weigh(&mut self, temperature: f32) {
-        let Some(best) = self.list.iter().map(|c| c.logit).reduce(f32::max) else {
+        let finite = |c: &Candidate| c.logit.min(f32::MAX);
+        let Some(best) = self.list.iter().map(finite).reduce(f32::max) else {
             return;
         };
         for c in &mut self.list {
-            c.weight = exp((f64::from(c.logit) - f64::from(best)) / f64::from(temperature));
+            c.weight = exp((f64::from(finite(c)) - f64::from(best)) / f64::from(temperature));
         }
     }
 
@@ -123,14 +136,13 @@ impl Candidates {
     }
 }
 
-/// Tokens with a logit to speak of. Positive infinity is the largest number, so that differences
-/// exist.
+/// Tokens with a logit to speak of.
 fn in_play(logits: &[f32]) -> impl Iterator<Item = Candidate> {
     logits
         .iter()
         .zip(0..)
         .filter(|&(&logit, _)| logit > f32::NEG_INFINITY)
-        .map(|(&logit, id)| Candidate { logit: logit.min(f32::MAX), id, weight: 1.0 })
+        .map(|(&logit, id)| Candidate { logit, id, weight: 1.0 })
 }
 
 /// The likelier first, of equals the lower id.
@@ -171,9 +183,7 @@ mod tests {
             all.sort_by(by_rank);
             for k in [1, 2, 20, 64, 100] {
                 candidates.select(&logits, k);
-                let mut expected: Vec<u32> = all.iter().take(k).map(|c| c.id).collect();
-                expected.sort_unstable();
-                assert_eq!(ids(&candidates), expected, "{k} of {n}");
+                assert_eq!(candidates.list, all[..k.min(all.len())], "{k} of {n}");
             }
             candidates.select(&logits, 0);
             assert_eq!(candidates.list.len(), all.len());

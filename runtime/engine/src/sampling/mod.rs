@@ -15,11 +15,13 @@ mod exp;
 mod params;
 mod penalties;
 mod rng;
+mod take;
 
 use std::hash::{BuildHasher, Hasher, RandomState};
 
 pub use params::{SamplingError, SamplingParams};
 pub use rng::Rng;
+pub use take::{Ranked, Take, Taken};
 
 use candidates::Candidates;
 use penalties::Penalties;
@@ -111,6 +113,49 @@ impl Sampler {
         Ok(id)
     }
 
+    /// The least that [`sample_taken`](Self::sample_taken) can do with, where
+    /// [`Take::Candidates`] are so many.
+    pub fn needs(&self, candidates: u32) -> Take {
+        if self.penalties.any() {
+            Take::Logits
+        } else if self.params.takes_likeliest() {
+            Take::Likeliest
+        } else if (1..=candidates).contains(&self.params.top_k) {
+            Take::Candidates
+        } else {
+            Take::Logits
+        }
+    }
+
+    /// As [`sample`](Self::sample), and the same token, from as much of the logits as it
+    /// [`needs`](Self::needs) or more. Tokens of ids that are not valid are not among them.
+    ///
+    /// Panics if it is less.
+    ///
+    /// # Errors
+    ///
+    /// [`NoToken`] if there is none to choose.
+    pub fn sample_taken(&mut self, taken: Taken<'_>) -> Result<u32, NoToken> {
+        let chosen = match taken {
+            Taken::Logits(logits) => return self.sample(logits),
+            Taken::Likeliest(id) => {
+                assert_eq!(self.needs(0), Take::Likeliest, "a sampler gets what it needs");
+                id
+            }
+            Taken::Candidates(ranked) => match self.needs(u32::MAX) {
+                Take::Likeliest => ranked.first().map(|best| best.id),
+                Take::Candidates => {
+                    self.candidates.take(ranked, self.params.top_k as usize);
+                    self.draw()
+                }
+                Take::Logits => panic!("a sampler gets what it needs"),
+            },
+        };
+        let id = chosen.ok_or(NoToken { ids: self.valid_ids })?;
+        self.penalties.see_generated(id);
+        Ok(id)
+    }
+
     /// The seed in use, so that a run with a fresh one can be repeated.
     pub fn seed(&self) -> u64 {
         self.seed
@@ -120,9 +165,14 @@ impl Sampler {
         if self.params.takes_likeliest() {
             return likeliest(logits);
         }
-        let SamplingParams { temperature, top_k, top_p, min_p, .. } = self.params;
         // Dividing by the temperature changes no rank, so it may wait until few are left.
-        self.candidates.select(logits, top_k as usize);
+        self.candidates.select(logits, self.params.top_k as usize);
+        self.draw()
+    }
+
+    /// One of the candidates that `top_k` left.
+    fn draw(&mut self) -> Option<u32> {
+        let SamplingParams { temperature, top_p, min_p, .. } = self.params;
         self.candidates.weigh(temperature);
         if top_p < 1.0 {
             self.candidates.keep_mass(top_p);
