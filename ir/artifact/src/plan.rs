@@ -237,7 +237,7 @@ impl Plan {
     pub fn candidates(&self) -> u32 {
         let there = self.entry("candidates").and(self.buffer(CANDIDATES[0]));
         let words = there.map_or(0, |buffer| self.buffers[buffer].bytes / 4);
-        u32::try_from(words / u64::from(self.step.max_seqs)).unwrap_or(0)
+        u32::try_from(words / u64::from(self.step.max_seqs.max(1))).unwrap_or(0)
     }
 
     pub fn buffer(&self, name: &str) -> Option<usize> {

@@ -8,4 +8,5 @@ pub mod run;
 pub mod scratch;
 pub mod spy;
 pub mod tensors;
+pub mod vulkan;
 pub mod witness;

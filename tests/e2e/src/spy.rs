@@ -5,6 +5,7 @@ use q35_device::{
     Mapped, Span, Usage,
 };
 use std::ops::Range;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 /// What a device was asked for that takes time or memory.
@@ -24,6 +25,7 @@ pub type Calls = Arc<Mutex<Vec<Call>>>;
 pub struct Spy {
     inner: Box<dyn Device>,
     calls: Calls,
+    read: Arc<AtomicU64>,
     /// Buffers of this size are filled with NaN before each run of an entry below the number.
     spoil: Option<(u64, u32)>,
     spoilt: Vec<Span>,
@@ -31,7 +33,8 @@ pub struct Spy {
 
 impl Spy {
     pub fn new(inner: Box<dyn Device>) -> Spy {
-        Spy { inner, calls: Calls::default(), spoil: None, spoilt: vec![] }
+        let (calls, read) = (Calls::default(), Arc::default());
+        Spy { inner, calls, read, spoil: None, spoilt: vec![] }
     }
 
     /// Before each `prefill` and `decode`, the buffers of so many bytes hold NaN, and -1 for those who
@@ -44,6 +47,11 @@ impl Spy {
 
     pub fn calls(&self) -> Calls {
         self.calls.clone()
+    }
+
+    /// Bytes that have been read of the device's memory, so far.
+    pub fn bytes_read(&self) -> Arc<AtomicU64> {
+        self.read.clone()
     }
 
     fn note(&self, call: Call) {
@@ -92,6 +100,7 @@ impl Device for Spy {
     }
 
     fn read(&mut self, span: Span, look: &mut dyn FnMut(&[u8])) -> Result<(), DeviceError> {
+        self.read.fetch_add(span.bytes, Ordering::Relaxed);
         self.inner.read(span, look)
     }
 

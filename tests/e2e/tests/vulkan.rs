@@ -1,26 +1,12 @@
 //! GPU code on whatever Vulkan driver is here: in CI, one that runs on the CPU.
 
 use q35_device::Device as _;
-use q35_device::vulkan::{Choice, Options, Vulkan};
 use q35_e2e::golden::{Golden, checkpoint, checkpoints, runs};
 use q35_e2e::run::{Build, logits};
+use q35_e2e::vulkan::device;
 use q35_runtime::{LoadOptions, Model};
 use q35_target::Target as _;
 use q35_target_spirv::Spirv;
-
-/// The first Vulkan device; none, said aloud, where there is no driver and `Q35_REQUIRE` does not ask
-/// for one.
-fn device() -> Option<Box<Vulkan>> {
-    match Options::from_env().and_then(|options| Vulkan::open(Choice::Index(0), options)) {
-        Ok(device) => Some(Box::new(device)),
-        Err(why) => {
-            let required = std::env::var("Q35_REQUIRE").unwrap_or_default();
-            assert!(!required.split(',').any(|r| r == "vulkan"), "Vulkan is required: {why}");
-            eprintln!("skipped: no Vulkan device: {why}");
-            None
-        }
-    }
-}
 
 fn model(name: &str, build: Build, shuffle: Option<u64>) -> Option<Model> {
     let device = device()?;

@@ -14,6 +14,8 @@ use std::collections::BTreeSet;
 const MAX_LAUNCHES: u64 = 1 << 20;
 /// No kernel has more shared memory.
 const MAX_SHARED: u64 = 1 << 26;
+/// No row has more candidates: the runtime keeps as many for every sequence.
+const MAX_CANDIDATES: u64 = 1 << 12;
 /// The entry points that a text model has.
 const ENTRIES: [&str; 3] = ["prefill", "decode", "head"];
 
@@ -93,8 +95,9 @@ fn sampling(plan: &Plan) -> Checked {
     if plan.entry("candidates").is_some() {
         for name in CANDIDATES {
             let buffer = result(plan, name, row)?;
-            let bytes = plan.buffers[buffer].bytes;
-            same(&format!("buffers[{buffer}].bytes"), bytes, bytes / row * row)?;
+            let (place, bytes) = (format!("buffers[{buffer}].bytes"), plan.buffers[buffer].bytes);
+            range(&place, bytes, row, row * MAX_CANDIDATES)?;
+            same(&place, bytes, bytes / row * row)?;
         }
         let [ids, logits] = CANDIDATES.map(|name| plan.buffer(name).expect("looked at above"));
         let place = format!("buffers[{logits}].bytes");

@@ -194,6 +194,30 @@ fn the_words_of_a_step_are_those_of_its_layout() {
 }
 
 #[test]
+fn results_of_entries_that_a_plan_may_have_are_there_to_be_read() {
+    let with = |name: &str, buffers: &[(&str, u64)]| {
+        said_of_plan(|p| {
+            let head = p.entries[2].clone();
+            p.entries.push(Entry { name: name.into(), ..head });
+            let buffer = |&(name, bytes): &(&str, u64)| Buffer { name: name.into(), bytes };
+            p.buffers.extend(buffers.iter().map(buffer));
+        })
+    };
+    assert_eq!(with("greedy", &[("likeliest", 8)]), "nothing");
+    assert!(with("greedy", &[]).contains("`buffers.likeliest` is missing"));
+    assert!(with("greedy", &[("likeliest", 7)]).contains("`buffers[1].bytes` is 7, expected 8"));
+
+    let candidates =
+        |ids, logits| with("candidates", &[("candidates", ids), ("candidate_logits", logits)]);
+    assert_eq!(candidates(48, 48), "nothing");
+    assert!(candidates(44, 44).contains("`buffers[1].bytes` is 44, expected 40"));
+    assert!(candidates(48, 40).contains("`buffers[2].bytes` is 40, expected 48"));
+    assert!(candidates(8 << 13, 8 << 13).contains("is 65536, expected 8 to 32768"));
+    let half = with("candidates", &[("candidates", 48)]);
+    assert!(half.contains("`buffers.candidate_logits` is missing"));
+}
+
+#[test]
 fn memory_has_names_and_sizes() {
     assert_eq!(
         said_of_plan(|p| p.arena_bytes = u64::MAX),

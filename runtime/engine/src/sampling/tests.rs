@@ -110,6 +110,69 @@ fn the_tokens_of_a_seed_stay_what_they_are() {
 /// A change here changes every recorded conversation: it must be meant.
 const RECORDED: [u32; 16] = [3, 1, 1, 3, 5, 5, 7, 3, 1, 1, 3, 5, 3, 3, 1, 0];
 
+/// The tokens in play by rank, all of them.
+fn ranked(logits: &[f32]) -> Vec<Ranked> {
+    let mut ranked: Vec<Ranked> =
+        logits.iter().zip(0..).map(|(&logit, id)| Ranked { id, logit }).collect();
+    ranked.retain(|r| r.logit > f32::NEG_INFINITY);
+    ranked.sort_by(|a, b| b.logit.partial_cmp(&a.logit).unwrap());
+    ranked
+}
+
+#[test]
+fn what_is_drawn_does_not_depend_on_how_much_was_taken() {
+    // Ties, among them those of the largest number, and what is not in play.
+    let mut logits: Vec<f32> = (0..200).map(|id| (id * 37 % 23) as f32 / 3.0).collect();
+    logits.extend([f32::NAN, f32::NEG_INFINITY]);
+    let spiked = [&logits[..], &[f32::MAX, f32::INFINITY, f32::MAX]].concat();
+    let params = SamplingParams { top_k: 20, top_p: 0.9, min_p: 0.05, ..Default::default() };
+    let kept = [
+        SamplingParams { top_k: 32, ..Default::default() },
+        SamplingParams { top_k: 1, ..Default::default() },
+        SamplingParams { temperature: 0.3, ..params.clone() },
+        params,
+    ];
+    for (logits, params) in
+        [&logits, &spiked].into_iter().flat_map(|l| kept.iter().map(move |p| (l, p)))
+    {
+        let (mut all, mut few) = (sampler(params.clone()), sampler(params.clone()));
+        assert_eq!(few.needs(32), Take::Candidates);
+        let best = &ranked(logits)[..32];
+        for n in 0..300 {
+            // Not always the same way: a neighbour may need more.
+            let taken = if n % 3 == 0 { Taken::Logits(logits) } else { Taken::Candidates(best) };
+            assert_eq!(few.sample_taken(taken), all.sample(logits), "{params:?}");
+        }
+    }
+}
+
+#[test]
+fn a_greedy_sampler_takes_what_there_is() {
+    let logits = [1.0, f32::NAN, 3.0, 3.0, f32::NEG_INFINITY];
+    let best = ranked(&logits);
+    let mut sampler = sampler(SamplingParams::greedy());
+    for taken in [Taken::Logits(&logits), Taken::Candidates(&best), Taken::Likeliest(Some(2))] {
+        assert_eq!(sampler.sample_taken(taken), Ok(2));
+    }
+    for nothing in [Taken::Candidates(&[]), Taken::Likeliest(None)] {
+        assert!(sampler.sample_taken(nothing).is_err());
+    }
+}
+
+#[test]
+fn a_sampler_needs_no_more_than_its_controls_look_at() {
+    let needs = |params| sampler(params).needs(32);
+    let top = |top_k| SamplingParams { top_k, ..Default::default() };
+    assert_eq!(needs(SamplingParams::greedy()), Take::Likeliest);
+    assert_eq!(needs(SamplingParams { temperature: 0.0, ..top(20) }), Take::Likeliest);
+    assert_eq!([top(1), top(32)].map(needs), [Take::Candidates; 2]);
+    assert_eq!([top(0), top(33)].map(needs), [Take::Logits; 2]);
+    let penalised = SamplingParams { presence_penalty: 1.5, ..SamplingParams::greedy() };
+    assert_eq!(needs(penalised), Take::Logits);
+    assert_eq!(needs(SamplingParams { repetition_penalty: 1.1, ..top(20) }), Take::Logits);
+    assert_eq!(sampler(top(20)).needs(0), Take::Logits, "a device without candidates");
+}
+
 #[test]
 fn fresh_seeds_differ_and_can_be_repeated() {
     let fresh = || Sampler::new(SamplingParams::default(), 8).unwrap();
