@@ -26,7 +26,7 @@ impl Far {
     fn artifact(self, name: &str) -> Artifact {
         match self {
             Far::Evaluator => Build::FLOAT32.artifact_for(name, &Text::new(gpu(32))),
-            Far::Vulkan => Build::FLOAT32.artifact_for(name, &Spirv),
+            Far::Vulkan => Build::FLOAT32.artifact_for(name, &Spirv::BASELINE),
         }
     }
 

@@ -83,7 +83,7 @@ fn choosing_on_the_device_allocates_nothing() {
     let _alone = alone();
     let Some(device) = vulkan::device() else { return };
     let name = "dense-tied-odd";
-    let artifact = Build::DEFAULT.artifact_for(name, &Spirv);
+    let artifact = Build::DEFAULT.artifact_for(name, &Spirv::BASELINE);
     let model = Model::load_on(device, &artifact, &checkpoint(name), LoadOptions::default());
     let mut model = model.expect("a golden checkpoint loads");
     let ids = four(&mut model);
