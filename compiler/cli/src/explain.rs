@@ -4,14 +4,16 @@
 //! possible is computed from the weight manifest and the sequence state alone, so the two do
 //! not share a mistake. A step is an entry point followed by `head`.
 
+mod launches;
 mod text;
 
-use crate::usage::{Usage, launches};
+use crate::usage::{self, Usage};
 use q35_artifact::{Arg, Artifact, Cost, Entry, Launch, Plan, TargetSection, Unit, Workload};
 use q35_types::step::PAGE;
 use serde_json::{Value, json};
 use std::iter::Sum;
 
+pub use launches::Launches;
 pub use text::text;
 
 /// Which steps to look at.
@@ -42,6 +44,8 @@ pub struct Report {
     pub model_type: String,
     pub target: String,
     pub steps: Vec<Step>,
+    /// Of the target that was asked for, or of all.
+    pub launches: Vec<Launches>,
 }
 
 /// One step.
@@ -125,7 +129,13 @@ pub fn explain(artifact: &Artifact, options: Options<'_>) -> Result<Report, Expl
     let chunk = model.max_chunk.min(model.max_context);
     let mut steps = vec![step(artifact, target, "prefill", chunk, 1, depth)];
     steps.extend(batches.iter().map(|&b| step(artifact, target, "decode", b, b, depth)));
-    Ok(Report { model_type: model.model_type.clone(), target: target.name.clone(), steps })
+    let launches = launches::launches(artifact, options.target)?;
+    Ok(Report {
+        model_type: model.model_type.clone(),
+        target: target.name.clone(),
+        steps,
+        launches,
+    })
 }
 
 fn target<'a>(
@@ -195,7 +205,7 @@ fn rows(plan: &Plan, entries: &[&Entry], workload: Workload) -> Vec<KernelRow> {
             share: 0.0,
         })
         .collect();
-    for (launch, _) in entries.iter().flat_map(|e| launches(e)) {
+    for (launch, _) in entries.iter().flat_map(|e| usage::launches(e)) {
         let row = &mut rows[launch.kernel as usize];
         row.launches += 1;
         row.moved = [row.moved, moved(plan, launch, workload)].into_iter().sum();
@@ -316,6 +326,7 @@ pub fn json(report: &Report) -> Value {
         "model_type": report.model_type,
         "target": report.target,
         "steps": report.steps.iter().map(step_json).collect::<Vec<_>>(),
+        "decode_launches": report.launches.iter().map(Launches::json).collect::<Vec<_>>(),
     })
 }
 

@@ -3,10 +3,12 @@
 pub mod evaluator;
 pub mod files;
 pub mod golden;
+pub mod guarantees;
 pub mod program;
 pub mod run;
 pub mod scratch;
 pub mod spy;
 pub mod tensors;
+pub mod traffic;
 pub mod vulkan;
 pub mod witness;

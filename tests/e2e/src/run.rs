@@ -1,6 +1,6 @@
 //! From a golden checkpoint to logits, in one process.
 
-use crate::golden;
+use crate::golden::{self, Golden};
 use q35_artifact::Artifact;
 use q35_core::{Config, Limits, Options, Request};
 use q35_device::Device;
@@ -113,4 +113,28 @@ pub fn logits(model: &mut Model, prompts: &[&[u32]], chunk: Option<usize>) -> Ve
         })
         .expect("golden prompts run");
     all
+}
+
+/// The greedy continuation of a golden's prompt, one token at a time, is the golden's up to the first
+/// step where two logits are closer than twice the run's error (design, Numbers): how many steps that is.
+pub fn assert_greedy(model: &mut Model, golden: &Golden, how: &str) -> usize {
+    let found = logits(model, &[&golden.tokens], None).remove(0);
+    let clear = golden.clear_steps(golden.distance(&found).largest);
+    let sequence = model.start().expect("a slot");
+    model.feed(&[(sequence, &golden.tokens)]).expect("a golden prompt");
+    let mut chosen = vec![];
+    for &expected in &golden.greedy[..clear] {
+        let row = model.logits(sequence).expect("logits of the last token");
+        let best = (0..row.len()).reduce(|a, b| if row[b] > row[a] { b } else { a });
+        chosen.push(best.expect("a vocabulary") as u32);
+        model.decode(&[(sequence, expected)]).expect("a golden token");
+    }
+    model.finish(sequence).expect("a running sequence");
+    assert_eq!(
+        chosen,
+        golden.greedy[..clear],
+        "{}, {how}: the first {clear} tokens",
+        golden.title()
+    );
+    clear
 }

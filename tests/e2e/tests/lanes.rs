@@ -33,6 +33,22 @@ fn logits_are_those_of_transformers() {
 }
 
 #[test]
+fn logits_with_subgroups_of_any_size_are_those_of_transformers() {
+    for (name, subgroups) in [("moe-text-tied", &[4, 8, 16, 64][..]), ("dense-tied-odd", &[4, 64])]
+    {
+        let golden = runs(name).remove(0);
+        for &subgroup in subgroups {
+            let mut model = model(name, Build::FLOAT32, subgroup);
+            for (chunk, tokens) in [(None, 20), (Some(1), 4)] {
+                let tokens = &golden.tokens[..tokens];
+                let found = logits(&mut model, &[tokens], chunk).remove(0);
+                golden.assert_float32(&found, &format!("subgroup {subgroup}, chunk {chunk:?}"));
+            }
+        }
+    }
+}
+
+#[test]
 fn logits_by_matrix_units_are_as_near_as_each_build_promises() {
     for (n, name) in checkpoints().iter().enumerate() {
         let golden = runs(name).remove(0);

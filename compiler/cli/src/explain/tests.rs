@@ -143,8 +143,45 @@ fn people_see_a_table() {
   state, keys and values  3.03 KiB        2.93 KiB  1.03 x
   together                6.56 KiB        6.39 KiB  1.03 x
   besides: 40 B of activations read and 40 B written per token, and 3.36 K flops
+
+7 launches of decode and head for cpu
+  block   layers  launches a layer
+  embed        -                 1
+  linear       1                 2
+  full         1                 3
+  head         -                 1
 "
     );
+}
+
+#[test]
+fn launches_are_counted_by_kind_of_layer() {
+    let mut artifact = sample::artifact();
+    let decode = &mut artifact.targets[0].plan.entries[1];
+    decode.sequence = vec![(0, None), (1, Some(0)), (1, Some(2)), (2, Some(1)), (1, Some(3))];
+    let launches = explain(&artifact, Options::default()).expect("there").launches.remove(0);
+    let rows: Vec<_> =
+        launches.blocks.iter().map(|b| (b.name.as_str(), b.layers, b.launches)).collect();
+    let expected =
+        [("embed", None, 1), ("linear", Some(3), 2), ("full", Some(1), 3), ("head", None, 1)];
+    assert_eq!(rows, expected);
+    assert_eq!(launches.total(), 1 + 3 * 2 + 3 + 1);
+}
+
+#[test]
+fn launches_are_those_of_the_target_asked_for_or_of_all() {
+    let mut artifact = sample::artifact();
+    let mut other = artifact.targets[0].clone();
+    other.name = "gpu".into();
+    other.plan.entries[1].blocks[2].launches.pop();
+    artifact.targets.push(other);
+    let totals = |target| {
+        let options = Options { target, ..Options::default() };
+        let launches = explain(&artifact, options).expect("there").launches;
+        launches.iter().map(|l| (l.target.clone(), l.total())).collect::<Vec<_>>()
+    };
+    assert_eq!(totals(None), [("cpu".into(), 7), ("gpu".into(), 6)]);
+    assert_eq!(totals(Some("gpu")), [("gpu".into(), 6)]);
 }
 
 #[test]
@@ -168,6 +205,11 @@ fn programs_see_stable_keys() {
              per_token least_per_token weights_and_state_over_least"
         )
     );
+    let launches = &value["decode_launches"][0];
+    assert_eq!(keys(launches).as_deref(), Some("target launches blocks"));
+    assert_eq!(keys(&launches["blocks"][0]).as_deref(), Some("block layers launches_per_layer"));
+    assert_eq!(launches["blocks"][1]["layers"], 1);
+    assert_eq!(launches["blocks"][0]["layers"], Value::Null);
     assert_eq!(
         keys(&decode["kernels"][0]).as_deref(),
         Some(

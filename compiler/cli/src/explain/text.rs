@@ -3,13 +3,16 @@
 use super::{KernelRow, Moved, Report, ShareOf, Step};
 use crate::units::{bytes, count, operations, percent, table};
 
-/// One table of kernels for each step, and below it the totals per token.
+/// One table of kernels for each step, and below it the totals per token; then the launches.
 pub fn text(report: &Report) -> String {
     let mut out = format!("{} for {}\n", report.model_type, report.target);
     for step in &report.steps {
         out += &format!("\n{}\n", title(step));
         out += &kernels(step);
         out += &format!("\n{}", totals(step));
+    }
+    for launches in &report.launches {
+        out += &format!("\n{}", launches.text());
     }
     out
 }

@@ -333,9 +333,14 @@ impl Template for AttendPrefill {
         Tasks { each: self.0.heads * blocks, times: Times::Step(Count::Tiles) }
     }
 
-    fn cost(&self, _: &Caps) -> Cost {
-        // A page is read by each query head of its group, for the tokens of a tile together.
-        self.0.cost(f64::from(self.0.group()) / f64::from(PAGE))
+    fn cost(&self, caps: &Caps) -> Cost {
+        // A page is read by each query head of its group, for the tokens of a tile or, on lanes, of a
+        // block together; there each half of the lanes reads the keys, for its queries.
+        let reads = match caps.lanes {
+            1 => 1.0 / f64::from(PAGE),
+            _ => (2.0 + 1.0) / 2.0 / f64::from(ROWS),
+        };
+        self.0.cost(f64::from(self.0.group()) * reads)
     }
 }
 

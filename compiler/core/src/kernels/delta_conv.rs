@@ -111,15 +111,20 @@ impl Template for DeltaConv {
         Tasks { each: 2 * self.nk + self.nv, times: Times::Step(Count::Seqs) }
     }
 
-    fn cost(&self, _: &Caps) -> Cost {
-        let channels = self.channels() as usize;
-        // What is looked back at, and at least one new row.
-        let history = self.taps as usize * channels * 4;
-        let weights = self.taps as usize * channels * 4;
+    fn cost(&self, caps: &Caps) -> Cost {
+        let (channels, taps) = (self.channels() as usize, self.taps as usize);
+        let before = taps - 1;
+        let weights = taps * channels * 4;
+        // A CPU keeps a head's columns in its first cache from token to token. A GPU fetches what each
+        // tap of a token needs: of the history, all rows for the first token, one less for the next.
+        let (weights, rows, x_reads) = match caps.lanes {
+            1 => (Amount { once: weights as f64, ..Amount::default() }, 2 * before, 1),
+            _ => (per_token(weights), before * (before + 1) / 2 + before, taps),
+        };
         Cost {
-            weights: Amount { once: weights as f64, ..Amount::default() },
-            state: Amount { per_seq: history as f64, ..Amount::default() },
-            activations_read: per_token(channels * self.x.size()),
+            weights,
+            state: Amount { per_seq: (rows * channels * 4) as f64, ..Amount::default() },
+            activations_read: per_token(x_reads * channels * self.x.size()),
             activations_written: per_token(channels * self.out.size()),
             flops: per_token(channels * (2 * self.taps as usize + 12)),
         }

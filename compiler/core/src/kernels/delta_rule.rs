@@ -109,8 +109,7 @@ impl Template for DeltaRule {
 
     fn cost(&self, caps: &Caps) -> Cost {
         let DeltaShape { nk: _, dk, nv, dv } = self.shape;
-        let state = 2 * nv as usize * self.shape.head_state() * 4;
-        let columns = self.shape.channels() + nv * dv + 2 * nv;
+        let (weights, state, columns) = self.reads(caps);
         let head = (dk * dv) as usize;
         let chunk = match (self.chunked, caps.lanes) {
             (false, _) => None,
@@ -122,12 +121,29 @@ impl Template for DeltaRule {
             Some(len) => 6 * head + 2 * len * (2 * dk + 2 * dv) as usize,
         };
         Cost {
-            weights: Amount { once: f64::from((2 * nv + dv) * 4), ..Amount::default() },
+            weights,
             state: Amount { per_seq: state as f64, ..Amount::default() },
             activations_read: per_token(columns as usize * self.dtype.size()),
             activations_written: per_token((nv * dv) as usize * self.dtype.size()),
             flops: per_token(nv as usize * flops),
         }
+    }
+}
+
+impl DeltaRule {
+    /// Weights, bytes of state moved for a sequence, columns of activations read for a token.
+    fn reads(&self, caps: &Caps) -> (Amount, usize, u32) {
+        let DeltaShape { nk: _, dk, nv, dv } = self.shape;
+        if caps.lanes == 1 {
+            let weights = Amount { once: f64::from((2 * nv + dv) * 4), ..Amount::default() };
+            let state = 2 * nv as usize * self.shape.head_state() * 4;
+            return (weights, state, self.shape.channels() + nv * dv + 2 * nv);
+        }
+        // Every lane fetches the gates of a token, and the last column if it has none of its own.
+        let columns = dv.next_multiple_of(caps.lanes);
+        let weights = per_token((nv * (2 * caps.lanes + dv)) as usize * 4);
+        let state = (nv * dk * (columns + dv)) as usize * 4;
+        (weights, state, nv * (2 * dk + columns + dv + 2 * caps.lanes))
     }
 }
 

@@ -7,6 +7,7 @@
 
 use super::delta_rule::Cx;
 use super::gpu::delta_rule::{add_up, columns_of, widths};
+use super::elementwise::per_token;
 use super::step::{Step, Tile};
 use super::{DeltaConv, DeltaRule, Template, row};
 use q35_artifact::{Amount, Cost, Tasks};
@@ -58,25 +59,23 @@ impl Template for DeltaStep {
         self.rule.tasks(caps)
     }
 
-    fn cost(&self, caps: &Caps) -> Cost {
-        let (conv, rule) = (self.conv.cost(caps), self.rule.cost(caps));
-        let (nk, dk, nv) = (self.conv.nk as usize, self.conv.dk as usize, self.conv.nv as usize);
-        // Channels of queries and keys that are made again.
-        let again = 2 * dk * (nv - nk);
-        let taps = self.conv.taps as usize;
-        let norms = (nv - 1) * self.conv.dv as usize * 4;
-        let once = conv.weights.once + rule.weights.once + (taps * again * 4 + norms) as f64;
-        let history = conv.state.per_seq + ((taps - 1) * again * 4) as f64;
-        let made = (self.conv.channels() as usize * self.conv.out.size()) as f64;
-        let read = conv.activations_read.per_token + rule.activations_read.per_token - made
-            + (again * self.conv.x.size()) as f64;
-        let flops = conv.flops.per_token + rule.flops.per_token;
+    fn cost(&self, _: &Caps) -> Cost {
+        let DeltaConv { nk, dk, nv, dv, taps, .. } = self.conv;
+        let [nk, dk, nv, dv, taps] = [nk, dk, nv, dv, taps].map(|n| n as usize);
+        let channels = self.conv.channels() as usize;
+        // Queries and keys are made for every value head.
+        let made = channels + 2 * dk * (nv - nk);
+        let weights = (taps * made + 2 * nv + nv * dv) * 4;
+        let history = ((taps - 1) * made + channels) * 4;
+        let state = 2 * nv * self.rule.shape.head_state() * 4;
+        // A token's inputs are read once more to be kept; then z, b and a.
+        let read = made + channels + nv * dv + 2 * nv;
         Cost {
-            weights: Amount { once, ..Amount::default() },
-            state: Amount { per_seq: history + rule.state.per_seq, ..Amount::default() },
-            activations_read: Amount { per_token: read, ..Amount::default() },
-            activations_written: rule.activations_written,
-            flops: Amount { per_token: flops, ..Amount::default() },
+            weights: Amount { once: weights as f64, ..Amount::default() },
+            state: Amount { per_seq: (history + state) as f64, ..Amount::default() },
+            activations_read: per_token(read * self.conv.x.size()),
+            activations_written: per_token(nv * dv * self.rule.dtype.size()),
+            flops: per_token(made * (2 * taps + 12) + nv * 7 * dk * dv),
         }
     }
 }

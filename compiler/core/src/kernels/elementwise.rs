@@ -125,15 +125,20 @@ impl Template for RmsNorm {
         Tasks { each: 1, times: Times::Step(self.rows) }
     }
 
-    fn cost(&self, _: &Caps) -> Cost {
+    fn cost(&self, caps: &Caps) -> Cost {
         let amount = |n: usize| match self.rows {
             Count::Rows => per_row(n),
             _ => per_token(n),
         };
         let cols = self.cols as usize;
+        // What a CPU finds in its first cache for the next row, other groups of a GPU fetch again.
+        let (weights, reads) = match caps.lanes {
+            1 => (Amount { once: (cols * 4) as f64, ..Amount::default() }, 1),
+            _ => (amount(cols * 4), 2),
+        };
         Cost {
-            weights: Amount { once: (cols * 4) as f64, ..Amount::default() },
-            activations_read: amount(cols * self.x.size()),
+            weights,
+            activations_read: amount(reads * cols * self.x.size()),
             activations_written: amount(cols * self.out.size()),
             flops: amount(cols * 4),
             ..Cost::default()
@@ -179,6 +184,7 @@ impl Template for RopeTable {
 
     fn cost(&self, _: &Caps) -> Cost {
         Cost {
+            weights: per_token(self.n as usize * 4),
             activations_written: per_token(self.n as usize * 8),
             flops: per_token(self.n as usize * 40),
             ..Cost::default()

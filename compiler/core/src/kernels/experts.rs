@@ -252,10 +252,16 @@ impl Template for ExpertLinear {
         Tasks { each, times: Times::Word { arg: 3 } }
     }
 
-    fn cost(&self, _: &Caps) -> Cost {
+    /// An expert that more than [`TILE`] tokens of a step choose is read again for each further tile of
+    /// them, which is not counted.
+    fn cost(&self, caps: &Caps) -> Cost {
         let parts = if self.act == Act::None { 1 } else { 2 };
         let (n, cols, k) = (self.n as usize, self.cols as usize, self.k as usize);
-        let rows = if self.shared_x { 1 } else { k };
+        let rows = match (caps.lanes > 1 && self.tiled(), self.shared_x) {
+            (true, _) => k * self.n.div_ceil(TILE) as usize,
+            (false, true) => 1,
+            (false, false) => k,
+        };
         let matrix = parts * n * cols;
         Cost {
             weights: Amount {

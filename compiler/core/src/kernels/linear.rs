@@ -8,7 +8,7 @@ use super::elementwise::{per_row, per_token};
 use super::gpu::product::{Product, Scratch, TILE};
 use super::panels::{Grid, Panels};
 use super::step::Step;
-use super::{PANEL, Template, letter, row};
+use super::{PANEL, Template, letter, padded, row};
 use q35_artifact::{Amount, Cost, Tasks, Times};
 use q35_kernel::{Expr, KernelBuilder, Mem};
 use q35_target::Caps;
@@ -198,20 +198,27 @@ impl Template for Linear {
             _ => per_token(n),
         };
         let (n, k) = (self.n as usize, self.k as usize);
-        // Rows and the norm's weight are read by every task; on one lane, from its cache.
-        let (readers, columns) = match (caps.lanes, self.tiled()) {
-            (1, _) | (_, true) => (1, n),
+        let residual = if self.residual { n * self.out.size() } else { 0 };
+        let once = |n: usize| Amount { once: n as f64, ..Amount::default() };
+        let size = self.weight.size();
+        let norm = self.norm.map_or(0, |_| k * 4);
+        let (weights, x_reads) = match (caps.lanes, self.tiled()) {
+            (1, _) => (once(parts * n * k * size + norm), 1),
+            // Every task reads the rows, and the norm's weight.
             (_, false) => {
                 let tasks = self.tasks(caps).each as usize;
-                (tasks, tasks * self.task_panels() as usize * PANEL)
+                let columns = tasks * self.task_panels() as usize * PANEL;
+                (once(parts * columns * k * size + tasks * norm), tasks)
+            }
+            // The weight for every tile of rows, the rows for every tile of columns.
+            (_, true) => {
+                let matrix = parts * padded(self.n) * k * size;
+                (per_token(matrix / TILE as usize), self.n.div_ceil(TILE) as usize)
             }
         };
-        let residual = if self.residual { n * self.out.size() } else { 0 };
-        let norm = self.norm.map_or(0, |_| readers * k * 4);
-        let weights = parts * columns * k * self.weight.size() + norm;
         Cost {
-            weights: Amount { once: weights as f64, ..Amount::default() },
-            activations_read: amount(readers * k * self.x.size() + residual),
+            weights,
+            activations_read: amount(x_reads * k * self.x.size() + residual),
             activations_written: amount(n * self.out.size()),
             flops: amount(2 * parts * n * k),
             ..Cost::default()

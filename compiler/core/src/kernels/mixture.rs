@@ -13,6 +13,7 @@
 //! tokens, so an expert's weights are read once. `down` keeps each pair's sums apart in shared memory and
 //! adds a token's in order of rank, whoever else is in the step.
 
+use super::elementwise::per_token;
 use super::experts::{active, pair, start};
 use super::gpu::LANES;
 use super::gpu::product::{Product, Scratch};
@@ -250,10 +251,6 @@ impl MixtureDown {
             });
         });
     }
-}
-
-fn per_token(n: usize) -> Amount {
-    Amount { per_token: n as f64, ..Amount::default() }
 }
 
 /// Which experts the tokens of a step choose, a pair of token and rank a lane.

@@ -94,13 +94,23 @@ impl Template for QkRope {
         Tasks { each: self.heads + self.pages.kv_heads, times: Times::Step(Count::Tokens) }
     }
 
-    fn cost(&self, _: &Caps) -> Cost {
+    fn cost(&self, caps: &Caps) -> Cost {
         let Pages { kv_heads, width } = self.pages;
         let row = ((self.heads + 2 * kv_heads) * width) as usize;
+        // A group of lanes has one head; it reads the head's columns for their norm and once more, and
+        // fetches norm and angles for itself.
+        let normed = self.heads + kv_heads;
+        let (weights, again) = match caps.lanes {
+            1 => (Amount { once: f64::from(width * 8), ..Amount::default() }, 0),
+            _ => {
+                let again = normed * width * self.dtype.size() as u32 + normed * self.n * 8;
+                (per_token((normed * width * 4) as usize), again as usize)
+            }
+        };
         Cost {
-            weights: Amount { once: f64::from(width * 8), ..Amount::default() },
+            weights,
             state: per_token((2 * kv_heads * width) as usize * self.kv.size()),
-            activations_read: per_token(row * self.dtype.size()),
+            activations_read: per_token(row * self.dtype.size() + again),
             activations_written: per_token((self.heads * width) as usize * self.dtype.size()),
             flops: per_token(row * 8),
         }
