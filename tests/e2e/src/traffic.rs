@@ -214,6 +214,22 @@ impl<'a> Memory<'a> {
     }
 }
 
+/// What a kernel that is in no plan asks of each parameter, the first of which is the step.
+pub fn count_alone(
+    kernel: &Kernel,
+    layout: StepLayout,
+    step: Step,
+    tasks: u32,
+    sizes: &[usize],
+) -> Vec<Traffic> {
+    let program = Program::new(kernel).expect("a verified kernel");
+    let mut memory: Vec<Vec<u8>> = vec![words(layout, 1, step)];
+    memory.extend(sizes.iter().map(|&bytes| vec![0; bytes]));
+    let mut args: Vec<Bound<'_>> = memory.iter_mut().map(|m| Bound::Write(m)).collect();
+    let counters = program.run(&mut args, 0..tasks);
+    counters.unwrap_or_else(|fault| panic!("{fault}")).params
+}
+
 /// The step-parameter buffer of one sequence: slot 0, its pages in order, logits of its last token.
 fn words(layout: StepLayout, vocab: u32, Step { depth, tokens }: Step) -> Vec<u8> {
     let mut bytes = vec![0; layout.words() as usize * 4];
