@@ -34,11 +34,14 @@ fn artifact_with(name: &str, values: &[(&str, u32)]) -> Artifact {
     let text = &mut config["text_config"];
     text["num_hidden_layers"] = json!(2);
     text["layer_types"] = json!(["linear_attention", "full_attention"]);
-    text["vocab_size"] = json!(1024);
+    text["vocab_size"] = json!(512);
+    text["eos_token_id"] = json!(0);
     for &(key, value) in values {
         assert!(!text[key].is_null(), "{key} is in the config");
         text[key] = json!(value);
     }
+    let hidden = text["hidden_size"].clone();
+    config["vision_config"]["out_hidden_size"] = hidden;
     compile(&config.to_string())
 }
 
@@ -137,15 +140,12 @@ fn a_decode_step_moves_hardly_more_weights_and_state_than_it_must() {
                 activations.loaded,
                 activations.stored,
             );
-            for (what, moved, least) in
-                [("weights", moved[0], least[0]), ("state", moved[1], least[1])]
-            {
-                assert!(moved > 0.99 * least, "{name}, {}: not all {what} are read", block.name);
-                if moved > 1.05 * least {
-                    let times = moved / least;
-                    over += &format!("{name}, {}: {what} {times:.3} x the least\n", block.name);
-                    over += &listing(&counted);
-                }
+            let times = [0, 1].map(|n| moved[n] / least[n]);
+            assert!(times.iter().all(|&t| t > 0.99), "{name}, {}: all is read", block.name);
+            if times.iter().any(|&t| t > 1.05) {
+                let [weights, state] = times;
+                over += &format!("{name}, {}: weights {weights:.3}, ", block.name);
+                over += &format!("state {state:.3} x the least\n{}", listing(&counted));
             }
         }
     }
@@ -228,13 +228,12 @@ fn kernels_of_decode_say_what_they_move() {
 }
 
 /// True widths of heads, few of them.
-const FEW: [(&str, u32); 6] = [
+const FEW: [(&str, u32); 5] = [
     ("hidden_size", 256),
     ("num_attention_heads", 4),
     ("num_key_value_heads", 1),
     ("linear_num_key_heads", 2),
     ("linear_num_value_heads", 4),
-    ("vocab_size", 512),
 ];
 
 #[test]
