@@ -1,7 +1,7 @@
 //! GPU code on whatever Vulkan driver is here: in CI, one that runs on the CPU.
 
 use q35_device::Device;
-use q35_device::vulkan::{Options, Vulkan};
+use q35_device::vulkan::Options;
 use q35_e2e::golden::{Golden, checkpoint, checkpoints, runs};
 use q35_e2e::guarantees::{self, Prompt, same};
 use q35_e2e::run::{Build, assert_greedy, logits};

@@ -6,8 +6,8 @@
 //! row of the history takes the place of one that no token looks back at any more.
 
 use super::delta_rule::Cx;
-use super::gpu::delta_rule::{add_up, columns_of, widths};
 use super::elementwise::per_token;
+use super::gpu::delta_rule::{add_up, columns_of, widths};
 use super::step::{Step, Tile};
 use super::{DeltaConv, DeltaRule, Template, row};
 use q35_artifact::{Amount, Cost, Tasks};

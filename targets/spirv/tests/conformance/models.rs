@@ -9,8 +9,8 @@ use q35_target_spirv::Spirv;
 use q35_types::DType;
 use std::path::Path;
 
-/// The kernels of a config below `golden/` for a variant.
-fn kernels(config: &str, activations: DType, variant: &Variant) -> Vec<Kernel> {
+/// The kernels of a config below `golden/` for a variant of a profile.
+fn kernels(config: &str, activations: DType, profile: &Spirv, variant: &Variant) -> Vec<Kernel> {
     let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../golden").join(config);
     let text = std::fs::read_to_string(file).expect("a golden config");
     let config = Config::parse(&text).expect("a config of the family").config;
@@ -19,7 +19,7 @@ fn kernels(config: &str, activations: DType, variant: &Variant) -> Vec<Kernel> {
         config: &config,
         options: Options { activations, kv: DType::Bf16 },
         limits: Limits { max_context: 4096, max_batch: 8, max_chunk: 512 },
-        targets: &[&Spirv],
+        targets: &[profile],
     };
     link::kernels(&request, variant)
 }
@@ -33,9 +33,12 @@ fn is_for_units(kernel: &Kernel) -> bool {
 
 #[test]
 fn prompts_are_read_on_matrix_units_where_there_are() {
-    let variants = Spirv.variants().iter().filter(|v| v.caps.mma.is_some());
     let mut seen = [0; 3];
-    for variant in variants {
+    let with_units = |p: &'static Spirv| {
+        p.variants().iter().filter(|v| v.caps.mma.is_some()).map(move |v| (p, v))
+    };
+    let profiles = [&Spirv::DESKTOP, &Spirv::DESKTOP_64];
+    for (profile, variant) in profiles.into_iter().flat_map(with_units) {
         for (config, activations) in [
             ("configs/Qwen3.5-0.8B.json", DType::Bf16),
             ("configs/Qwen3.5-35B-A3B.json", DType::F32),
@@ -43,9 +46,9 @@ fn prompts_are_read_on_matrix_units_where_there_are() {
             // Sizes that are multiples of nothing.
             ("checkpoints/moe-text-tied/config.json", DType::F32),
         ] {
-            for kernel in kernels(config, activations, variant) {
-                let code = Spirv.lower(variant, &kernel).expect("a kernel of the model lowers");
-                let listing = || Spirv.listing(variant, &kernel).expect("it was lowered before");
+            for kernel in kernels(config, activations, profile, variant) {
+                let code = profile.lower(variant, &kernel).expect("a kernel of the model lowers");
+                let listing = || profile.listing(variant, &kernel).expect("it was lowered before");
                 validate(&code, listing);
                 let products = listing().matches("= OpCooperativeMatrixMulAddKHR").count();
                 assert_eq!(products > 0, is_for_units(&kernel), "{}", kernel.name);
