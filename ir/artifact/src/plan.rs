@@ -193,7 +193,9 @@ pub struct Workload {
 }
 
 impl Amount {
-    fn and(self, other: Amount) -> Amount {
+    /// Of two things together.
+    #[must_use]
+    pub fn and(self, other: Amount) -> Amount {
         Amount {
             once: self.once + other.once,
             per_token: self.per_token + other.per_token,

@@ -71,17 +71,13 @@ impl Template for AttendStep {
         let h = self.heads;
         let size = h.dtype.size() as f64;
         let kv = f64::from(h.pages.kv_heads * h.pages.width);
-        // Tasks for each token of a sequence; each reads the norm and, twice, its queries.
-        let tasks = 1.0 / f64::from(Split::PAGES * PAGE);
-        let q = f64::from(h.q_cols());
+        let norm = Amount { per_seq: kv * 4.0, ..Amount::default() };
+        let own = Amount { per_token: 3.0 * kv * size, ..Amount::default() };
         Cost {
-            weights: Amount { once: kv * 4.0, per_context: kv * 4.0 * tasks, ..Amount::default() },
+            // Each task reads the norm and, twice, its queries.
+            weights: norm.and(Split::each(kv * 4.0)),
             state: Amount { per_token: rope.state.per_token, ..split.state },
-            activations_read: Amount {
-                per_token: 3.0 * kv * size,
-                per_context: 2.0 * q * size * tasks,
-                ..Amount::default()
-            },
+            activations_read: own.and(Split::each(2.0 * f64::from(h.q_cols()) * size)),
             activations_written: split.activations_written,
             flops: Amount { per_token: rope.flops.per_token, ..split.flops },
         }

@@ -73,6 +73,12 @@ impl Split {
         short + ((pages - most).max(0) + (self.long - 1)) / self.long
     }
 
+    /// Bytes of every split of a sequence, the last included, which is not full.
+    pub(super) fn each(bytes: f64) -> Amount {
+        let tokens = f64::from(Self::PAGES * PAGE);
+        Amount { per_seq: bytes, per_context: bytes / tokens, ..Amount::default() }
+    }
+
     fn text(&self) -> String {
         format!("{}x{}", self.splits, self.long)
     }
@@ -335,12 +341,9 @@ impl Template for AttendPrefill {
 
     fn cost(&self, caps: &Caps) -> Cost {
         // A page is read by each query head of its group, for the tokens of a tile or, on lanes, of a
-        // block together; there each half of the lanes reads the keys, for its queries.
-        let reads = match caps.lanes {
-            1 => 1.0 / f64::from(PAGE),
-            _ => (2.0 + 1.0) / 2.0 / f64::from(ROWS),
-        };
-        self.0.cost(f64::from(self.0.group()) * reads)
+        // block together.
+        let together = if caps.lanes == 1 { PAGE } else { ROWS };
+        self.0.cost(f64::from(self.0.group()) / f64::from(together))
     }
 }
 
@@ -405,10 +408,10 @@ impl Template for AttendSplit {
     }
 
     fn cost(&self, _: &Caps) -> Cost {
-        let partial = self.0.heads as usize * self.0.partial() * 4;
+        let part = (self.0.heads as usize * (self.0.wide() + 2) * 4) as f64;
         Cost {
-            activations_read: per_token(self.0.q_cols() as usize * self.0.dtype.size()),
-            activations_written: per_token(partial),
+            activations_read: Split::each(self.0.q_cols() as f64 * self.0.dtype.size() as f64),
+            activations_written: Split::each(part),
             ..self.0.cost(1.0)
         }
     }
@@ -451,10 +454,12 @@ impl Template for AttendCombine {
         Tasks { each: self.0.heads, times: Times::Step(Count::Seqs) }
     }
 
-    fn cost(&self, _: &Caps) -> Cost {
+    fn cost(&self, caps: &Caps) -> Cost {
         let q = self.0.q_cols() as usize * self.0.dtype.size();
+        // Every lane looks at each part's maximum, twice, and at its sum.
+        let part = self.0.heads as usize * (self.0.wide() + 3 * caps.lanes as usize) * 4;
         Cost {
-            activations_read: per_token(q + self.0.heads as usize * self.0.partial() * 4),
+            activations_read: per_token(q).and(Split::each(part as f64)),
             activations_written: per_token(q),
             flops: per_token(self.0.q_cols() as usize * 8),
             ..Cost::default()

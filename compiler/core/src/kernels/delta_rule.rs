@@ -139,6 +139,10 @@ impl DeltaRule {
             let state = 2 * nv as usize * self.shape.head_state() * 4;
             return (weights, state, self.shape.channels() + nv * dv + 2 * nv);
         }
+        if self.chunked && chunk_len(self.shape, caps).is_some() {
+            let state = 2 * nv as usize * self.shape.head_state() * 4;
+            return (per_token((nv * (dv + 2)) as usize * 4), state, nv * 2 * (dk + dv + 1));
+        }
         // Every lane fetches the gates of a token, and the last column if it has none of its own.
         let columns = dv.next_multiple_of(caps.lanes);
         let weights = per_token((nv * (2 * caps.lanes + dv)) as usize * 4);

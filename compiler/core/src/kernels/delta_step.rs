@@ -7,6 +7,7 @@
 
 use super::delta_rule::Cx;
 use super::elementwise::per_token;
+use super::gpu::LANES;
 use super::gpu::delta_rule::{add_up, columns_of, widths};
 use super::step::{Step, Tile};
 use super::{DeltaConv, DeltaRule, Template, row};
@@ -65,11 +66,12 @@ impl Template for DeltaStep {
         let channels = self.conv.channels() as usize;
         // Queries and keys are made for every value head.
         let made = channels + 2 * dk * (nv - nk);
-        let weights = (taps * made + 2 * nv + nv * dv) * 4;
+        // Every lane fetches what the gates are made of.
+        let weights = (taps * made + 2 * nv * LANES as usize + nv * dv) * 4;
         let history = ((taps - 1) * made + channels) * 4;
         let state = 2 * nv * self.rule.shape.head_state() * 4;
         // A token's inputs are read once more to be kept; then z, b and a.
-        let read = made + channels + nv * dv + 2 * nv;
+        let read = made + channels + nv * dv + 2 * nv * LANES as usize;
         Cost {
             weights: Amount { once: weights as f64, ..Amount::default() },
             state: Amount { per_seq: (history + state) as f64, ..Amount::default() },

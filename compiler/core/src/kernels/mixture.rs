@@ -163,9 +163,10 @@ impl Template for MixtureDown {
         let matrix =
             |width: u32, weight: DType| (padded(of.hidden) * width as usize * weight.size()) as f64;
         let between = (of.k * of.width + of.shared) as usize;
-        // Each column of a panel reads the logits of its token's experts twice over.
-        let logits = 2 * PANEL * (of.k as usize + 1) * 4;
-        let read = tasks * (between * of.dtype.size() + logits) + hidden * of.dtype.size();
+        // Each column of a panel looks at its token's logits twice over, each lane at every group.
+        let k = of.k as usize;
+        let words = PANEL * (2 * k + 2) + (4 * k + 1) * LANES as usize + k * (PANEL + 1);
+        let read = tasks * (between * of.dtype.size() + words * 4) + hidden * of.dtype.size();
         Cost {
             weights: Amount {
                 once: matrix(of.shared, of.weights[2]),
