@@ -52,18 +52,15 @@ fn logits_with_subgroups_of_any_size_are_those_of_transformers() {
 fn logits_by_matrix_units_are_as_near_as_each_build_promises() {
     for (n, name) in checkpoints().iter().enumerate() {
         let golden = runs(name).remove(0);
-        // Each checkpoint on one kind of machine.
+        // Into a second page; and each checkpoint on one kind of machine.
+        let tokens = &golden.tokens[..golden.tokens.len().min(72)];
         let caps = gpu_with_units([32, 64][n % 2]);
         for build in [Build::FLOAT32, Build::DEFAULT, Build::SIXTEEN] {
             let mut model = model_for(name, build, caps);
-            let found = logits(&mut model, &[&golden.tokens], None).remove(0);
+            let found = logits(&mut model, &[tokens], None).remove(0);
             let how = format!("matrix units, {build:?}");
             match (build.activations, build.kv) {
                 (DType::F32, DType::F32) => golden.assert_float32(&found, &how),
-                // The library's own run takes other experts there than its float32 run.
-                (DType::Bf16, _) if golden.title() == "moe-ratio3-yarn/long" => {
-                    golden.assert_sixteen_bit_rms(&found, &how);
-                }
                 _ => golden.assert_sixteen_bit(&found, &how),
             }
         }
@@ -73,7 +70,7 @@ fn logits_by_matrix_units_are_as_near_as_each_build_promises() {
 #[test]
 fn cuts_and_neighbours_change_no_bit_on_matrix_units() {
     for (name, build) in [("moe-ratio3-yarn", Build::DEFAULT), ("dense-tied-odd", Build::SIXTEEN)] {
-        let tokens: Vec<u32> = (0..150).map(|n| n * 7 % 350).collect();
+        let tokens: Vec<u32> = (0..90).map(|n| n * 7 % 350).collect();
         let mut model = model_for(name, build, gpu_with_units(32));
         let whole = logits(&mut model, &[&tokens], None).remove(0);
         let prompts: [&[u32]; 3] = [&tokens[5..40], &tokens, &tokens[..1]];
