@@ -231,8 +231,8 @@ fn kernels_of_decode_say_what_they_move() {
 
 /// True widths of heads, few of them.
 const FEW: [(&str, u32); 5] = [
-    ("hidden_size", 256),
-    ("num_attention_heads", 4),
+    ("hidden_size", 512),
+    ("num_attention_heads", 2),
     ("num_key_value_heads", 1),
     ("linear_num_key_heads", 2),
     ("linear_num_value_heads", 4),
