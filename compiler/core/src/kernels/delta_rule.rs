@@ -1,5 +1,5 @@
 //! The gated delta rule, its gates and its gated norm: token by token in `decode`, in chunks
-//! of 64 tokens in `prefill`.
+//! of 64 tokens in `prefill`, or of 16 on many lanes.
 //!
 //! A task is one value head of one sequence. The state of a head is a matrix `[dk, dv]`, kept in panels
 //! of sixteen columns, `[dv / 16][dk][16]`, so that every product of the chunked form is a panel product.

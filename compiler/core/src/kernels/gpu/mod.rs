@@ -1,5 +1,5 @@
-//! Schedules for many lanes: the products, the delta rule, attention and the grouping of tokens by expert. They compute what the
-//! single-lane ones beside them do, from the same packed weights and state.
+//! Schedules for many lanes: the products, the delta rule, attention and the grouping of tokens by
+//! expert. They compute what the single-lane ones beside them do, from the same packed weights and state.
 //!
 //! A panel's sixteen columns are neighbours in memory, so lanes that take neighbouring parts of a
 //! panel read whole sectors, and `x` is read once for eight columns.
