@@ -347,6 +347,14 @@ fn a_device_is_found_by_number_and_a_number_too_large_is_refused() {
 }
 
 #[test]
+fn drivers_that_drive_nothing_are_no_device() {
+    for choice in [Choice::Best, Choice::Hardware, Choice::Index(9)] {
+        let refused = choose(vec![], choice).map(|device| device.facts.id()).unwrap_err();
+        assert_eq!(refused.to_string(), "Vulkan has no device here");
+    }
+}
+
+#[test]
 fn compiled_kernels_are_kept_and_a_broken_file_is_a_warning() {
     let folder = std::env::temp_dir().join(format!("q35-pipelines-{}", std::process::id()));
     let options = Options { cache: Some(folder.clone()), ..Options::default() };
