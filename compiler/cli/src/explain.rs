@@ -216,8 +216,8 @@ fn rows(plan: &Plan, entries: &[&Entry], workload: Workload) -> Vec<KernelRow> {
 
 fn moved(plan: &Plan, launch: &Launch, workload: Workload) -> Moved {
     let Cost { weights, state, activations_read, activations_written, flops } = launch.cost;
+    let written = written(plan, launch, workload);
     let state = state.at(workload);
-    let written = state * written_share(plan, launch);
     Moved {
         weights: weights.at(workload),
         state_read: state - written,
@@ -228,18 +228,20 @@ fn moved(plan: &Plan, launch: &Launch, workload: Workload) -> Moved {
     }
 }
 
-/// How much of a launch's traffic with state is written: of what it keeps for a sequence, which it
-/// reads and replaces, half; of pages, to which it appends, all; nothing if it only reads.
-fn written_share(plan: &Plan, launch: &Launch) -> f64 {
+/// Bytes of state that a launch writes: of what it keeps for a sequence, which it reads and replaces, half; of
+/// pages what it appends for each token, whatever it reads for each that came before; nothing if it only
+/// reads.
+fn written(plan: &Plan, launch: &Launch, workload: Workload) -> f64 {
     let params = &plan.kernels[launch.kernel as usize].params;
-    let share = |(arg, param): (&Arg, &q35_artifact::Param)| match *arg {
+    let state = launch.cost.state;
+    let bytes = |(arg, param): (&Arg, &q35_artifact::Param)| match *arg {
         Arg::State(i) if param.write => match plan.states[i as usize].unit {
-            Unit::Slot => Some(0.5),
-            Unit::Page => Some(1.0),
+            Unit::Slot => Some(0.5 * state.at(workload)),
+            Unit::Page => Some(state.per_token * workload.tokens),
         },
         _ => None,
     };
-    launch.args.iter().zip(params).find_map(share).unwrap_or(0.0)
+    launch.args.iter().zip(params).find_map(bytes).unwrap_or(0.0)
 }
 
 fn least(plan: &Plan, usage: &Usage<'_>, workload: Workload, depth: u32) -> Least {
