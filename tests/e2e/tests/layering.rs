@@ -39,6 +39,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
     ),
     ("q35-device", &["q35-types", "q35-artifact"]),
     ("q35-runtime", &["q35-types", "q35-artifact", "q35-device"]),
+    ("q35-ptx-sim", &[]),
     ("q35", &["q35-types", "q35-artifact", "q35-device", "q35-runtime"]),
 ];
 
@@ -54,7 +55,7 @@ const OUTSIDE: &[(&str, &[&str])] = &[
     ("ash", &["q35-device"]),
     ("tokenizers", &["q35-runtime"]),
     ("minijinja", &["q35-runtime"]),
-    ("clap", &["q35c", "q35"]),
+    ("clap", &["q35c", "q35", "q35-ptx-sim"]),
 ];
 
 /// The one home of unsafe code.

@@ -1,0 +1,402 @@
+//! A block's shared memory, and who may touch it when.
+//!
+//! Two accesses of one place by two threads, one of them a write, are a race unless something orders them: a barrier
+//! that both threads reach between them (`bar.sync`, `bar.red`; `bar.arrive` for what went before it), or for lanes of
+//! one warp also `bar.warp.sync` and the other instructions that its lanes do together (`shfl`, `vote`, `match`,
+//! `redux`, `elect`, `mma`; not `ldmatrix`, which is an access itself). What is no race: a write that leaves the value
+//! as it is; two atomics, or two accesses that are `.volatile`, `.relaxed`, `.acquire` or `.release`.
+//!
+//! Time in a block is a count that every barrier moves on. A place remembers when and by whom it was last written and
+//! since then read; a warp remembers up to when it has seen each other warp. An access is ordered behind an earlier one
+//! if that was before what its warp has seen of the other's.
+//!
+//! A read of what nobody wrote is told when no other thread can write it any more without a barrier between: until
+//! then the missing barrier, a race, would be the better explanation.
+
+use crate::error::FaultKind;
+
+/// Who: a thread of the block, and how.
+const THREAD: u16 = 0x3ff;
+const MANY: u16 = 0x7ff;
+const STRONG: u16 = 1 << 15;
+/// A copy is under way; with `FRESH` to a place that nobody had written.
+const FLYING: u16 = 1 << 14;
+const FRESH: u16 = 1 << 13;
+
+#[derive(Clone, Copy, Default)]
+struct Cell {
+    written: u32,
+    read: u32,
+    /// Warps that read since `written`.
+    readers: u32,
+    writer: u16,
+    reader: u16,
+}
+
+/// What went wrong, without its place: the lane is the caller's.
+pub(crate) type Fault = (FaultKind, String);
+
+/// A read of what nobody wrote, not told yet.
+#[derive(Clone)]
+pub(crate) struct Unwritten {
+    pub thread: usize,
+    pub pc: usize,
+    pub message: String,
+}
+
+pub(crate) struct Shared {
+    words: Vec<u32>,
+    pub bytes: u64,
+    cells: Vec<Cell>,
+    /// Bytes of a cell are 1 << shift.
+    shift: u32,
+    warps: usize,
+    /// Now.
+    time: u32,
+    /// When this block began.
+    start: u32,
+    /// When all threads last met.
+    met: u32,
+    /// For each warp and each other one: what was before is ordered.
+    seen: Vec<u32>,
+    /// For each cell and warp, when it was last read: kept where barriers do not join all threads.
+    reads: Option<Vec<u32>>,
+    pub unwritten: Option<Unwritten>,
+}
+
+/// Who accesses.
+#[derive(Clone, Copy)]
+pub(crate) struct Who {
+    pub warp: usize,
+    pub lane: usize,
+    pub strong: bool,
+    pub pc: usize,
+}
+
+impl Who {
+    fn thread(self) -> u16 {
+        (self.warp * 32 + self.lane) as u16
+    }
+}
+
+impl Shared {
+    pub fn new(bytes: u64, granule: u64, warps: usize, partial: bool) -> Self {
+        let shift = granule.max(1).trailing_zeros();
+        let words = bytes.div_ceil(4) as usize;
+        let cells = (words * 4) >> shift;
+        Self {
+            words: vec![0; words],
+            bytes,
+            cells: vec![Cell::default(); cells],
+            shift,
+            warps,
+            time: 1,
+            start: 1,
+            met: 1,
+            seen: vec![1; warps * warps],
+            reads: partial.then(|| vec![0; cells * warps]),
+            unwritten: None,
+        }
+    }
+
+    /// For the next block. What lies there is from before its time, so nothing needs clearing.
+    pub fn restart(&mut self) {
+        if self.time > 1 << 31 {
+            self.cells.fill(Cell::default());
+            if let Some(reads) = &mut self.reads {
+                reads.fill(0);
+            }
+            self.time = 0;
+        }
+        self.time += 1;
+        self.start = self.time;
+        self.met = self.time;
+        self.seen.fill(self.time);
+        self.unwritten = None;
+    }
+
+    /// An element of 1, 2, 4 or 8 bytes, at a multiple of its size and within bounds.
+    pub fn load(&mut self, at: u64, bytes: u64, who: Who) -> Result<u64, Fault> {
+        let (first, last) = self.cells_of(at, bytes);
+        for i in first..last {
+            self.note_read(i, who)?;
+        }
+        Ok(self.peek(at, bytes))
+    }
+
+    pub fn store(&mut self, at: u64, bytes: u64, value: u64, who: Who) -> Result<(), Fault> {
+        let (first, last) = self.cells_of(at, bytes);
+        let same = self.peek(at, bytes) == value & u64::MAX >> (64 - 8 * bytes);
+        for i in first..last {
+            self.note_write(i, who, same, 0)?;
+        }
+        self.poke(at, bytes, value);
+        Ok(())
+    }
+
+    /// Reads and writes as one; `f` gives the new value.
+    pub fn update(&mut self, at: u64, bytes: u64, who: Who, f: impl Fn(u64) -> u64) -> Result<u64, Fault> {
+        let who = Who { strong: true, ..who };
+        let (first, last) = self.cells_of(at, bytes);
+        for i in first..last {
+            if self.cells[i].written < self.start {
+                self.note_read(i, who)?;
+            }
+            self.note_write(i, who, false, 0)?;
+        }
+        let old = self.peek(at, bytes);
+        self.poke(at, bytes, f(old));
+        Ok(old)
+    }
+
+    /// `cp.async` begins: nobody may touch the place until it is waited for.
+    pub fn begin_copy(&mut self, at: u64, bytes: u64, who: Who) -> Result<(), Fault> {
+        let (first, last) = self.cells_of(at, bytes);
+        for i in first..last {
+            let fresh = if self.cells[i].written < self.start { FRESH } else { 0 };
+            self.note_write(i, who, false, FLYING | fresh)?;
+        }
+        Ok(())
+    }
+
+    pub fn finish_copy(&mut self, at: u64, data: &[u32], who: Who) {
+        let (first, last) = self.cells_of(at, data.len() as u64 * 4);
+        for cell in &mut self.cells[first..last] {
+            *cell = Cell { written: self.time, writer: who.thread(), ..Cell::default() };
+        }
+        let word = (at / 4) as usize;
+        self.words[word..word + data.len()].copy_from_slice(data);
+    }
+
+    fn cells_of(&self, at: u64, bytes: u64) -> (usize, usize) {
+        ((at >> self.shift) as usize, ((at + bytes) as usize).div_ceil(1 << self.shift))
+    }
+
+    fn peek(&self, at: u64, bytes: u64) -> u64 {
+        let word = (at / 4) as usize;
+        let low = u64::from(self.words[word]);
+        match bytes {
+            4 => low,
+            8 => low | u64::from(self.words[word + 1]) << 32,
+            2 => low >> (at % 4 * 8) & 0xffff,
+            _ => low >> (at % 4 * 8) & 0xff,
+        }
+    }
+
+    fn poke(&mut self, at: u64, bytes: u64, value: u64) {
+        let word = (at / 4) as usize;
+        match bytes {
+            4 => self.words[word] = value as u32,
+            8 => {
+                self.words[word] = value as u32;
+                self.words[word + 1] = (value >> 32) as u32;
+            }
+            _ => {
+                let shift = at % 4 * 8;
+                let mask = (if bytes == 2 { 0xffffu32 } else { 0xff }) << shift;
+                self.words[word] = self.words[word] & !mask | (value << shift) as u32 & mask;
+            }
+        }
+    }
+
+    #[inline]
+    fn note_read(&mut self, i: usize, who: Who) -> Result<(), Fault> {
+        let me = who.thread();
+        let cell = self.cells[i];
+        if cell.written < self.start {
+            self.never_written(i, who);
+        } else if cell.writer & FLYING != 0 {
+            return Err(self.in_flight(i, cell));
+        } else if cell.writer & THREAD != me
+            && cell.written >= self.seen[who.warp * self.warps + usize::from(cell.writer & THREAD) / 32]
+            && !(who.strong && cell.writer & STRONG != 0)
+        {
+            return Err(self.race(i, "reads", cell.writer & THREAD, "wrote"));
+        }
+        let cell = &mut self.cells[i];
+        let bit = 1 << who.warp;
+        let own = self.seen[who.warp * self.warps + who.warp];
+        if cell.read < self.met || cell.read < own && cell.readers == bit {
+            cell.readers = 0;
+        }
+        let strong = if who.strong { STRONG } else { 0 };
+        cell.reader = match cell.readers {
+            0 => me | strong,
+            _ if cell.reader & MANY == me => me | strong & cell.reader,
+            _ => MANY | strong & cell.reader,
+        };
+        cell.readers |= bit;
+        cell.read = self.time;
+        if let Some(reads) = &mut self.reads {
+            reads[i * self.warps + who.warp] = self.time;
+        }
+        Ok(())
+    }
+
+    #[inline]
+    fn note_write(&mut self, i: usize, who: Who, same: bool, flags: u16) -> Result<(), Fault> {
+        let me = who.thread();
+        let cell = self.cells[i];
+        let known = cell.written >= self.start;
+        if known && cell.writer & FLYING != 0 {
+            return Err(self.in_flight(i, cell));
+        }
+        if !(same && known) {
+            let writer = cell.writer & THREAD;
+            if known
+                && writer != me
+                && cell.written >= self.seen[who.warp * self.warps + usize::from(writer) / 32]
+                && !(who.strong && cell.writer & STRONG != 0)
+            {
+                return Err(self.race(i, "writes", writer, "wrote"));
+            }
+            if cell.read >= self.start
+                && cell.readers != 0
+                && !(who.strong && cell.reader & STRONG != 0)
+                && let Some(reader) = self.unordered_reader(i, who)
+            {
+                return Err(self.race(i, "writes", reader, "read"));
+            }
+        }
+        let strong = if who.strong { STRONG } else { 0 };
+        self.cells[i] = Cell { written: self.time, writer: me | strong | flags, ..Cell::default() };
+        if let Some(reads) = &mut self.reads {
+            reads[i * self.warps..(i + 1) * self.warps].fill(0);
+        }
+        Ok(())
+    }
+
+    /// A thread that read the cell and that nothing orders before this one.
+    fn unordered_reader(&self, i: usize, who: Who) -> Option<u16> {
+        let cell = self.cells[i];
+        for warp in crate::regs::lanes_of(cell.readers) {
+            let seen = self.seen[who.warp * self.warps + warp];
+            let read = match &self.reads {
+                Some(reads) => reads[i * self.warps + warp],
+                None => cell.read,
+            };
+            let mine = warp == who.warp && cell.reader & MANY == who.thread();
+            if read >= seen && !mine {
+                let reader = cell.reader & MANY;
+                return Some(if reader == MANY { (warp * 32) as u16 | 1 << 12 } else { reader });
+            }
+        }
+        None
+    }
+
+    #[cold]
+    fn never_written(&mut self, i: usize, who: Who) {
+        if self.unwritten.is_none() {
+            self.unwritten = Some(Unwritten {
+                thread: who.thread().into(),
+                pc: who.pc,
+                message: format!("reads shared memory at {}, which nobody has written", self.place(i)),
+            });
+        }
+    }
+
+    #[cold]
+    fn in_flight(&self, i: usize, cell: Cell) -> Fault {
+        let place = self.place(i);
+        let thread = cell.writer & THREAD;
+        if cell.writer & FRESH != 0 {
+            let message =
+                format!("shared memory at {place} is not there yet: thread {thread} has not waited for its copy");
+            (FaultKind::Uninitialised, message)
+        } else {
+            let message = format!("meets the copy to shared memory at {place} that thread {thread} has not waited for");
+            (FaultKind::Race, message)
+        }
+    }
+
+    #[cold]
+    fn race(&self, i: usize, does: &str, other: u16, did: &str) -> Fault {
+        let place = self.place(i);
+        let other = if other >> 12 & 1 == 1 && other & STRONG == 0 {
+            format!("a thread of warp {}", (other & 0xfff) / 32)
+        } else {
+            format!("thread {}", other & THREAD)
+        };
+        (FaultKind::Race, format!("{does} shared memory at {place}, which {other} {did} with no barrier between"))
+    }
+
+    fn place(&self, i: usize) -> String {
+        format!("{:#x}", i << self.shift)
+    }
+
+    /// All threads meet.
+    pub fn meet(&mut self) {
+        self.time += 1;
+        self.met = self.time;
+        self.seen.fill(self.time);
+    }
+
+    /// The lanes of a warp meet.
+    pub fn meet_in_warp(&mut self, warp: usize) {
+        self.time += 1;
+        self.seen[warp * self.warps + warp] = self.time;
+    }
+
+    /// What a warp has seen, and itself until now: what it brings to a barrier.
+    pub fn arrive(&mut self, warp: usize, brought: &mut Vec<u32>) {
+        self.time += 1;
+        brought.resize(self.warps, 0);
+        for (other, brought) in brought.iter_mut().enumerate() {
+            let seen = if other == warp { self.time } else { self.seen[warp * self.warps + other] };
+            *brought = seen.max(*brought);
+        }
+    }
+
+    /// A warp goes on with what all brought.
+    pub fn leave(&mut self, warp: usize, brought: &[u32]) {
+        for (other, brought) in brought.iter().enumerate() {
+            let seen = &mut self.seen[warp * self.warps + other];
+            *seen = (*seen).max(*brought);
+        }
+    }
+}
+
+/// Passes beyond the first that accesses of so many bytes at these addresses need: 32 banks of 4 bytes, the same word
+/// for several lanes at once. 8-byte accesses go by halves of the warp, 16-byte ones by quarters.
+pub(crate) fn conflicts(addresses: &[u64; 32], mask: u32, bytes: u64) -> u64 {
+    let group = match bytes {
+        0..=4 => 32,
+        8 => 16,
+        _ => 8,
+    };
+    let mut total = 0;
+    for start in (0..32).step_by(group) {
+        let part = mask >> start & u32::MAX >> (32 - group);
+        let words = (bytes / 4).max(1);
+        total += extra_passes(crate::regs::lanes_of(part).flat_map(|i| {
+            let first = addresses[start + i] / 4;
+            first..first + words
+        }));
+    }
+    total
+}
+
+/// Passes beyond the first for one access of these words.
+pub(crate) fn extra_passes(words: impl Iterator<Item = u64>) -> u64 {
+    // The distinct words of each bank: an access has at most 64 words.
+    let mut first = [u64::MAX; 32];
+    let mut more: Vec<u64> = vec![];
+    for word in words {
+        let bank = (word % 32) as usize;
+        if first[bank] == u64::MAX {
+            first[bank] = word;
+        } else if first[bank] != word {
+            more.push(word);
+        }
+    }
+    if more.is_empty() {
+        return 0;
+    }
+    more.sort_unstable();
+    more.dedup();
+    let mut counts = [0u64; 32];
+    for word in more {
+        counts[(word % 32) as usize] += 1;
+    }
+    counts.into_iter().max().unwrap_or(0)
+}
