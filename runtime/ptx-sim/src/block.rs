@@ -79,7 +79,6 @@ impl Block {
                     barriers: &mut self.barriers,
                     hint: &mut self.hint,
                     left,
-                    block: self.at,
                     clock: &mut self.clock,
                 };
                 let stop = self.warps[i].run(&mut around, QUANTUM).map_err(|t| self.faulted(env, i, *t))?;

@@ -83,7 +83,7 @@ impl Counters {
         }
     }
 
-    /// One object, the names of the fields its members.
+    /// One object: `instructions`, `global_load_requests` and so on, `buffers` a list of objects.
     pub fn to_json(&self) -> Value {
         let kinds: Map<String, Value> = self.kinds.iter().map(|(k, v)| (k.clone(), json!(v))).collect();
         let mut out = Map::new();
@@ -111,7 +111,7 @@ impl Counters {
 }
 
 impl Buffer {
-    fn to_json(&self) -> Value {
+    pub fn to_json(&self) -> Value {
         let mut all = self.loads;
         all.add(self.stores);
         all.add(self.atomics);

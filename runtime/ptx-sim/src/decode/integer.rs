@@ -11,34 +11,34 @@ use crate::types::Ty;
 macro_rules! each_int {
     ($cx:expr, $inst:expr, $ty:expr, |$a:ident| $e:expr) => {
         match $ty {
-            Ty::U16 | Ty::B16 => $cx.un($inst, $ty, |$a: u32| { let $a = $a as u16; u32::from($e as u16) }),
-            Ty::S16 => $cx.un($inst, $ty, |$a: u32| { let $a = $a as i16; u32::from($e as u16) }),
-            Ty::U32 | Ty::B32 => $cx.un($inst, $ty, |$a: u32| $e as u32),
-            Ty::S32 => $cx.un($inst, $ty, |$a: u32| { let $a = $a as i32; $e as u32 }),
-            Ty::U64 | Ty::B64 => $cx.un($inst, $ty, |$a: u64| $e as u64),
-            Ty::S64 => $cx.un($inst, $ty, |$a: u64| { let $a = $a as i64; $e as u64 }),
+            Ty::U16 | Ty::B16 => $cx.un($inst, $ty, |$a: u32| { let $a = $a as u16; u32::from(($e) as u16) }),
+            Ty::S16 => $cx.un($inst, $ty, |$a: u32| { let $a = $a as i16; u32::from(($e) as u16) }),
+            Ty::U32 | Ty::B32 => $cx.un($inst, $ty, |$a: u32| ($e) as u32),
+            Ty::S32 => $cx.un($inst, $ty, |$a: u32| { let $a = $a as i32; ($e) as u32 }),
+            Ty::U64 | Ty::B64 => $cx.un($inst, $ty, |$a: u64| ($e) as u64),
+            Ty::S64 => $cx.un($inst, $ty, |$a: u64| { let $a = $a as i64; ($e) as u64 }),
             _ => Err(format!("`{}` of this type", $inst.name)),
         }
     };
     ($cx:expr, $inst:expr, $ty:expr, |$a:ident, $b:ident| $e:expr) => {
         match $ty {
-            Ty::U16 | Ty::B16 => $cx.bin($inst, [$ty; 2], |$a: u32, $b: u32| { let ($a, $b) = ($a as u16, $b as u16); u32::from($e as u16) }),
-            Ty::S16 => $cx.bin($inst, [$ty; 2], |$a: u32, $b: u32| { let ($a, $b) = ($a as i16, $b as i16); u32::from($e as u16) }),
-            Ty::U32 | Ty::B32 => $cx.bin($inst, [$ty; 2], |$a: u32, $b: u32| $e as u32),
-            Ty::S32 => $cx.bin($inst, [$ty; 2], |$a: u32, $b: u32| { let ($a, $b) = ($a as i32, $b as i32); $e as u32 }),
-            Ty::U64 | Ty::B64 => $cx.bin($inst, [$ty; 2], |$a: u64, $b: u64| $e as u64),
-            Ty::S64 => $cx.bin($inst, [$ty; 2], |$a: u64, $b: u64| { let ($a, $b) = ($a as i64, $b as i64); $e as u64 }),
+            Ty::U16 | Ty::B16 => $cx.bin($inst, [$ty; 2], |$a: u32, $b: u32| { let ($a, $b) = ($a as u16, $b as u16); u32::from(($e) as u16) }),
+            Ty::S16 => $cx.bin($inst, [$ty; 2], |$a: u32, $b: u32| { let ($a, $b) = ($a as i16, $b as i16); u32::from(($e) as u16) }),
+            Ty::U32 | Ty::B32 => $cx.bin($inst, [$ty; 2], |$a: u32, $b: u32| ($e) as u32),
+            Ty::S32 => $cx.bin($inst, [$ty; 2], |$a: u32, $b: u32| { let ($a, $b) = ($a as i32, $b as i32); ($e) as u32 }),
+            Ty::U64 | Ty::B64 => $cx.bin($inst, [$ty; 2], |$a: u64, $b: u64| ($e) as u64),
+            Ty::S64 => $cx.bin($inst, [$ty; 2], |$a: u64, $b: u64| { let ($a, $b) = ($a as i64, $b as i64); ($e) as u64 }),
             _ => Err(format!("`{}` of this type", $inst.name)),
         }
     };
     ($cx:expr, $inst:expr, $ty:expr, |$a:ident, $b:ident, $c:ident| $e:expr) => {
         match $ty {
-            Ty::U16 | Ty::B16 => $cx.tern($inst, [$ty; 3], |$a: u32, $b: u32, $c: u32| { let ($a, $b, $c) = ($a as u16, $b as u16, $c as u16); u32::from($e as u16) }),
-            Ty::S16 => $cx.tern($inst, [$ty; 3], |$a: u32, $b: u32, $c: u32| { let ($a, $b, $c) = ($a as i16, $b as i16, $c as i16); u32::from($e as u16) }),
-            Ty::U32 | Ty::B32 => $cx.tern($inst, [$ty; 3], |$a: u32, $b: u32, $c: u32| $e as u32),
-            Ty::S32 => $cx.tern($inst, [$ty; 3], |$a: u32, $b: u32, $c: u32| { let ($a, $b, $c) = ($a as i32, $b as i32, $c as i32); $e as u32 }),
-            Ty::U64 | Ty::B64 => $cx.tern($inst, [$ty; 3], |$a: u64, $b: u64, $c: u64| $e as u64),
-            Ty::S64 => $cx.tern($inst, [$ty; 3], |$a: u64, $b: u64, $c: u64| { let ($a, $b, $c) = ($a as i64, $b as i64, $c as i64); $e as u64 }),
+            Ty::U16 | Ty::B16 => $cx.tern($inst, [$ty; 3], |$a: u32, $b: u32, $c: u32| { let ($a, $b, $c) = ($a as u16, $b as u16, $c as u16); u32::from(($e) as u16) }),
+            Ty::S16 => $cx.tern($inst, [$ty; 3], |$a: u32, $b: u32, $c: u32| { let ($a, $b, $c) = ($a as i16, $b as i16, $c as i16); u32::from(($e) as u16) }),
+            Ty::U32 | Ty::B32 => $cx.tern($inst, [$ty; 3], |$a: u32, $b: u32, $c: u32| ($e) as u32),
+            Ty::S32 => $cx.tern($inst, [$ty; 3], |$a: u32, $b: u32, $c: u32| { let ($a, $b, $c) = ($a as i32, $b as i32, $c as i32); ($e) as u32 }),
+            Ty::U64 | Ty::B64 => $cx.tern($inst, [$ty; 3], |$a: u64, $b: u64, $c: u64| ($e) as u64),
+            Ty::S64 => $cx.tern($inst, [$ty; 3], |$a: u64, $b: u64, $c: u64| { let ($a, $b, $c) = ($a as i64, $b as i64, $c as i64); ($e) as u64 }),
             _ => Err(format!("`{}` of this type", $inst.name)),
         }
     };

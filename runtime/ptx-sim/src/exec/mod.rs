@@ -92,7 +92,6 @@ pub(crate) struct Around<'a> {
     pub hint: &'a mut usize,
     /// Instructions that the launch may still run.
     pub left: &'a mut u64,
-    pub block: [u32; 3],
     pub clock: &'a mut u64,
 }
 

@@ -18,7 +18,7 @@ extern "C" __global__ void integers(const unsigned* x, const int* y, unsigned lo
     unsigned long long wide = (unsigned long long)a << 32 | (unsigned)b;
     put(wide / (a | 1)); put(wide % (a | 1)); put((long long)wide / (b | 1)); put((long long)wide % (b | 1)); put(__umul64hi(wide, ~wide)); put(__popcll(wide)); put(__clzll(wide)); put(__brevll(wide));
     put(max((int)a, b)); put(min(a, (unsigned)b)); put(abs(b)); put(wide >> (a & 63)); put((long long)wide >> (b & 63)); put(wide << (a & 63)); put((a & b) | (~a & (unsigned)i)); put((short)a); put((signed char)b); put(a >> 13 & 0x7f); put(primes[a & 7]);
-    put(mix((long long)wide, pair)); put(__dp4a(a, (unsigned)b, 7u)); put(__vabsdiffu4(a, b)); put(__sad((int)a, b, 5u)); put(__reduce_add_sync(0xffffffffu, a)); put(__match_any_sync(0xffffffffu, a & 3)); put(__ballot_sync(0xffffffffu, b > 0));
+    put(mix((long long)wide, pair)); put(__dp4a(a, (unsigned)b, 7u)); put(__sad((int)a, b, 5u)); put(__reduce_add_sync(0xffffffffu, a)); put(__match_any_sync(0xffffffffu, a & 3)); put(__ballot_sync(0xffffffffu, b > 0));
     put((a == b) + 2 * ((int)a < b) + 4 * (a < (unsigned)b)); put(__activemask());
     out[i] = h;
 }
