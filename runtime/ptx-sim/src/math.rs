@@ -142,7 +142,12 @@ impl Exact {
         if !v.is_finite() || v == 0.0 {
             return v;
         }
-        let exponent = exponent(v).max(format.least);
+        let mut exponent = exponent(v).max(format.least);
+        // Just inside a power of two, steps are half as wide.
+        let inside = self.rest != 0.0 && (self.rest > 0.0) != (v > 0.0);
+        if inside && exponent > format.least && v.abs() == power(exponent) {
+            exponent -= 1;
+        }
         let unit = power(exponent - format.precision + 1);
         // Exact: a power of two, and the quotient is not below 1 where it matters.
         let scaled = v / unit;

@@ -218,6 +218,12 @@ impl<'a> Decoder<'a> {
             }
         }
         for stmt in stmts {
+            if let Stmt::Targets(name, targets) = stmt {
+                let labels = targets.iter().map(|t| self.find_label(t)).collect::<Known<Vec<_>>>()?;
+                self.scope().bind(name.clone(), Entity::Targets(labels));
+            }
+        }
+        for stmt in stmts {
             self.stmt(stmt)?;
         }
         Ok(())
@@ -246,10 +252,8 @@ impl<'a> Decoder<'a> {
                 self.block(stmts)?;
                 self.scopes.pop();
             }
-            Stmt::Targets(name, targets) => {
-                let labels = targets.iter().map(|t| self.find_label(t)).collect::<Known<Vec<_>>>()?;
-                self.scope().bind(name.clone(), Entity::Targets(labels));
-            }
+            // Bound with the labels.
+            Stmt::Targets(..) => {}
             Stmt::Inst(inst) => self.inst(inst)?,
         }
         Ok(())

@@ -82,7 +82,7 @@ impl Bench {
         dynamic_shared: u64,
         threads: usize,
     ) -> Result<Counters, Error> {
-        let limit = 50_000_000;
+        let limit = 5_000_000;
         let launch = Launch { grid, block, dynamic_shared, params: &self.params, threads, limit };
         self.program.launch(&self.memory, entry, &launch)
     }
