@@ -2,7 +2,7 @@
 
 use crate::counters::Tally;
 use crate::error::{Error, Fault, FaultKind};
-use crate::exec::{Arrivals, Around, Barriers, Stop, Trouble, Warp};
+use crate::exec::{Around, Arrivals, Barriers, Stop, Trouble, Warp};
 use crate::launch::Env;
 use crate::shared::{Shared, Unwritten};
 
@@ -64,7 +64,12 @@ impl Block {
         self.warps.iter().map(|warp| warp.progress).sum()
     }
 
-    pub fn run(&mut self, env: &Env<'_>, tally: &mut Tally, left: &mut u64) -> Result<Pause, Error> {
+    pub fn run(
+        &mut self,
+        env: &Env<'_>,
+        tally: &mut Tally,
+        left: &mut u64,
+    ) -> Result<Pause, Error> {
         loop {
             let mut ran = false;
             let mut spinning = false;
@@ -81,7 +86,9 @@ impl Block {
                     left,
                     clock: &mut self.clock,
                 };
-                let stop = self.warps[i].run(&mut around, QUANTUM).map_err(|t| self.faulted(env, i, *t))?;
+                let stop = self.warps[i]
+                    .run(&mut around, QUANTUM)
+                    .map_err(|t| self.faulted(env, i, *t))?;
                 match stop {
                     Stop::Done => {
                         self.done[i] = true;
@@ -133,8 +140,15 @@ impl Block {
             }
             for i in 0..self.warps.len() {
                 if let Err((pc, lane)) = self.warps[i].release(env, id as u8, &arrivals) {
-                    let message = format!("lanes of one warp wait for barrier {id} at several places");
-                    return Err(self.fault(env, FaultKind::Barrier, pc as usize, i * 32 + lane, message));
+                    let message =
+                        format!("lanes of one warp wait for barrier {id} at several places");
+                    return Err(self.fault(
+                        env,
+                        FaultKind::Barrier,
+                        pc as usize,
+                        i * 32 + lane,
+                        message,
+                    ));
                 }
             }
         }
@@ -157,12 +171,19 @@ impl Block {
         for (i, warp) in self.warps.iter().enumerate() {
             if let Some((pc, lane)) = warp.waiting_for_lanes() {
                 let message = "waits for lanes that wait at a barrier".to_owned();
-                return self.fault(env, FaultKind::DivergentShuffle, pc as usize, i * 32 + lane, message);
+                return self.fault(
+                    env,
+                    FaultKind::DivergentShuffle,
+                    pc as usize,
+                    i * 32 + lane,
+                    message,
+                );
             }
         }
         let waiting = self.warps.iter().enumerate();
         let found = waiting.filter_map(|(i, warp)| Some((i, warp.waiting_at_barrier()?))).next();
-        let (i, (pc, lane, id)) = found.expect("a warp that is neither done nor can run waits somewhere");
+        let (i, (pc, lane, id)) =
+            found.expect("a warp that is neither done nor can run waits somewhere");
         let Arrivals { count, expected, .. } = self.barriers[usize::from(id)];
         let message = format!("barrier {id} is reached by {count} of {expected} threads");
         self.fault(env, FaultKind::Barrier, pc as usize, i * 32 + lane, message)
@@ -212,7 +233,14 @@ impl Block {
         self.hang(env, warp, "waits for what no other block does any more")
     }
 
-    fn fault(&self, env: &Env<'_>, kind: FaultKind, pc: usize, thread: usize, message: String) -> Error {
+    fn fault(
+        &self,
+        env: &Env<'_>,
+        kind: FaultKind,
+        pc: usize,
+        thread: usize,
+        message: String,
+    ) -> Error {
         Error::Fault(Box::new(Fault {
             kind,
             kernel: env.kernel.name.clone(),

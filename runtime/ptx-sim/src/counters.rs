@@ -85,7 +85,8 @@ impl Counters {
 
     /// One object: `instructions`, `global_load_requests` and so on, `buffers` a list of objects.
     pub fn to_json(&self) -> Value {
-        let kinds: Map<String, Value> = self.kinds.iter().map(|(k, v)| (k.clone(), json!(v))).collect();
+        let kinds: Map<String, Value> =
+            self.kinds.iter().map(|(k, v)| (k.clone(), json!(v))).collect();
         let mut out = Map::new();
         out.insert("instructions".into(), json!(self.instructions));
         out.insert("instructions_by_kind".into(), kinds.into());
@@ -115,7 +116,8 @@ impl Buffer {
         let mut all = self.loads;
         all.add(self.stores);
         all.add(self.atomics);
-        let part = |t: Traffic| json!({ "requests": t.requests, "sectors": t.sectors, "bytes": t.bytes });
+        let part =
+            |t: Traffic| json!({ "requests": t.requests, "sectors": t.sectors, "bytes": t.bytes });
         json!({
             "address": self.address,
             "size": self.size,
@@ -187,12 +189,14 @@ impl Tally {
         for ((code, executed), lanes) in kernel.code.iter().zip(&self.executed).zip(&self.lanes) {
             if *executed > 0 {
                 out.instructions += executed;
-                *out.kinds.entry(kernel.kinds[usize::from(code.kind)].clone()).or_default() += executed;
+                *out.kinds.entry(kernel.kinds[usize::from(code.kind)].clone()).or_default() +=
+                    executed;
                 out.flops += lanes * u64::from(code.flops);
                 out.tensor_flops += executed * u64::from(code.tensor_flops);
             }
         }
-        for (allocation, [loads, stores, atomics]) in memory.allocations().iter().zip(&self.buffers) {
+        for (allocation, [loads, stores, atomics]) in memory.allocations().iter().zip(&self.buffers)
+        {
             let buffer = Buffer {
                 address: allocation.base,
                 size: allocation.bytes,

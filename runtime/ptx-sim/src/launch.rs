@@ -38,7 +38,14 @@ pub struct Launch<'a> {
 
 impl Default for Launch<'_> {
     fn default() -> Self {
-        Self { grid: [1; 3], block: [1; 3], dynamic_shared: 0, params: &[], threads: 1, limit: u64::MAX }
+        Self {
+            grid: [1; 3],
+            block: [1; 3],
+            dynamic_shared: 0,
+            params: &[],
+            threads: 1,
+            limit: u64::MAX,
+        }
     }
 }
 
@@ -65,7 +72,11 @@ fn unfold(index: u64, [x, y, _]: [u32; 3]) -> [u32; 3] {
     [(index % x) as u32, (index / x % y) as u32, (index / (x * y)) as u32]
 }
 
-pub(crate) fn launch(kernel: &Kernel, memory: &Memory, launch: &Launch<'_>) -> Result<Counters, Error> {
+pub(crate) fn launch(
+    kernel: &Kernel,
+    memory: &Memory,
+    launch: &Launch<'_>,
+) -> Result<Counters, Error> {
     let env = environment(kernel, memory, launch)?;
     let [x, y, z] = launch.grid.map(u64::from);
     let blocks = x * y * z;
@@ -77,7 +88,11 @@ pub(crate) fn launch(kernel: &Kernel, memory: &Memory, launch: &Launch<'_>) -> R
     Ok(tally.counters(kernel, memory))
 }
 
-fn environment<'a>(kernel: &'a Kernel, memory: &'a Memory, launch: &Launch<'a>) -> Result<Env<'a>, Error> {
+fn environment<'a>(
+    kernel: &'a Kernel,
+    memory: &'a Memory,
+    launch: &Launch<'a>,
+) -> Result<Env<'a>, Error> {
     let fail = |message: String| Err(Error::Launch(format!("kernel `{}`: {message}", kernel.name)));
     let Launch { grid, block, dynamic_shared, params, .. } = *launch;
     let [x, y, z] = block.map(u64::from);
@@ -91,7 +106,9 @@ fn environment<'a>(kernel: &'a Kernel, memory: &'a Memory, launch: &Launch<'a>) 
     if let Some([rx, ry, rz]) = kernel.required
         && kernel.required != Some(block)
     {
-        return fail(format!("a block of {x} x {y} x {z} threads, where .reqntid wants {rx} x {ry} x {rz}"));
+        return fail(format!(
+            "a block of {x} x {y} x {z} threads, where .reqntid wants {rx} x {ry} x {rz}"
+        ));
     }
     if let Some(most) = kernel.most
         && threads > most
@@ -100,12 +117,27 @@ fn environment<'a>(kernel: &'a Kernel, memory: &'a Memory, launch: &Launch<'a>) 
     }
     let shared_bytes = kernel.static_shared.saturating_add(dynamic_shared);
     if shared_bytes > MOST_SHARED {
-        return fail(format!("{shared_bytes} bytes of shared memory, more than the {MOST_SHARED} of any GPU"));
+        return fail(format!(
+            "{shared_bytes} bytes of shared memory, more than the {MOST_SHARED} of any GPU"
+        ));
     }
     if (params.len() as u64) < kernel.param_bytes {
-        return fail(format!("{} bytes of parameters, expected {}", params.len(), kernel.param_bytes));
+        return fail(format!(
+            "{} bytes of parameters, expected {}",
+            params.len(),
+            kernel.param_bytes
+        ));
     }
-    Ok(Env { kernel, memory, params, grid, block, threads: threads as usize, dynamic_shared, shared_bytes })
+    Ok(Env {
+        kernel,
+        memory,
+        params,
+        grid,
+        block,
+        threads: threads as usize,
+        dynamic_shared,
+        shared_bytes,
+    })
 }
 
 fn tally_for(env: &Env<'_>) -> Tally {

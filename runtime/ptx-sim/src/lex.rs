@@ -144,10 +144,11 @@ impl Lexer<'_> {
     fn number(&mut self) -> Result<Kind, Error> {
         let start = self.at;
         while let Some(c) = self.peek(0) {
-            let exponent = matches!(self.bytes[self.at - 1], b'e' | b'E')
-                && self.at > start
+            let exponent = self.at > start
+                && matches!(self.bytes[self.at - 1], b'e' | b'E')
                 && self.bytes[start..self.at].contains(&b'.');
-            let more = c.is_ascii_alphanumeric() || c == b'.' || (exponent && matches!(c, b'+' | b'-'));
+            let more =
+                c.is_ascii_alphanumeric() || c == b'.' || (exponent && matches!(c, b'+' | b'-'));
             if !more {
                 break;
             }

@@ -67,15 +67,24 @@ fn extents(text: &str) -> Result<[u32; 3], String> {
         return Err("expected X, X,Y or X,Y,Z".into());
     }
     for (extent, part) in out.iter_mut().zip(parts) {
-        *extent = part.parse().ok().filter(|n| *n > 0).ok_or("expected X, X,Y or X,Y,Z, each 1 or more")?;
+        *extent = part
+            .parse()
+            .ok()
+            .filter(|n| *n > 0)
+            .ok_or("expected X, X,Y or X,Y,Z, each 1 or more")?;
     }
     Ok(out)
 }
 
 fn argument(text: &str) -> Result<Argument, String> {
     const KINDS: &str = "expected in=FILE, out=FILE:BYTES, inout=FILE:OUTFILE, or i32=, u32=, i64=, u64=, f32=, f64=";
-    fn bytes<T: std::str::FromStr, const N: usize>(text: &str, to: fn(T) -> [u8; N]) -> Result<Argument, String> {
-        text.parse().map(|v| Argument::Value(to(v).to_vec())).map_err(|_| format!("`{text}` is no such value"))
+    fn bytes<T: std::str::FromStr, const N: usize>(
+        text: &str,
+        to: fn(T) -> [u8; N],
+    ) -> Result<Argument, String> {
+        text.parse()
+            .map(|v| Argument::Value(to(v).to_vec()))
+            .map_err(|_| format!("`{text}` is no such value"))
     }
     let (kind, value) = text.split_once('=').ok_or(KINDS)?;
     match kind {
@@ -124,7 +133,8 @@ fn run(args: &Run) -> Result<(), String> {
     let text = String::from_utf8(text).map_err(|_| format!("{name} is no text"))?;
     let mut memory = Memory::new();
     let in_file = |e: q35_ptx_sim::Error| format!("{name}: {e}");
-    let program = Module::parse(&text).and_then(|module| module.load(&mut memory)).map_err(in_file)?;
+    let program =
+        Module::parse(&text).and_then(|module| module.load(&mut memory)).map_err(in_file)?;
     let (params, given) = parameters(args, &program, &mut memory)?;
     let cores = || std::thread::available_parallelism().map_or(1, usize::from);
     let launch = Launch {
@@ -156,24 +166,33 @@ fn run(args: &Run) -> Result<(), String> {
     write_all(&files)
 }
 
-fn parameters(args: &Run, program: &Program, memory: &mut Memory) -> Result<(Vec<u8>, Vec<Given>), String> {
+fn parameters(
+    args: &Run,
+    program: &Program,
+    memory: &mut Memory,
+) -> Result<(Vec<u8>, Vec<Given>), String> {
     let name = args.file.display();
     let wanted = program.parameters(&args.entry).map_err(|e| format!("{name}: {e}"))?;
     if wanted.len() != args.arguments.len() {
         let given = args.arguments.len();
-        return Err(format!("kernel `{}` has {} parameters, {given} are given", args.entry, wanted.len()));
+        return Err(format!(
+            "kernel `{}` has {} parameters, {given} are given",
+            args.entry,
+            wanted.len()
+        ));
     }
     let mut params = vec![];
     let mut given = vec![];
     for (i, (&(offset, size), argument)) in wanted.iter().zip(&args.arguments).enumerate() {
-        let mut buffer = |contents: Option<&[u8]>, bytes: u64, save: Option<&Path>| -> Result<Vec<u8>, String> {
-            let address = memory.alloc(bytes).map_err(|e| e.to_string())?;
-            if let Some(contents) = contents {
-                memory.write(address, contents).map_err(|e| e.to_string())?;
-            }
-            given.push(Given { argument: i, address, bytes, save: save.map(Path::to_owned) });
-            Ok(address.to_le_bytes().to_vec())
-        };
+        let mut buffer =
+            |contents: Option<&[u8]>, bytes: u64, save: Option<&Path>| -> Result<Vec<u8>, String> {
+                let address = memory.alloc(bytes).map_err(|e| e.to_string())?;
+                if let Some(contents) = contents {
+                    memory.write(address, contents).map_err(|e| e.to_string())?;
+                }
+                given.push(Given { argument: i, address, bytes, save: save.map(Path::to_owned) });
+                Ok(address.to_le_bytes().to_vec())
+            };
         let value = match argument {
             Argument::Value(value) => value.clone(),
             Argument::Out(path, bytes) => buffer(None, *bytes, Some(path))?,
@@ -188,7 +207,10 @@ fn parameters(args: &Run, program: &Program, memory: &mut Memory) -> Result<(Vec
         };
         if value.len() as u64 != size {
             let have = value.len();
-            return Err(format!("parameter {i} of kernel `{}` has {size} bytes, what is given has {have}", args.entry));
+            return Err(format!(
+                "parameter {i} of kernel `{}` has {size} bytes, what is given has {have}",
+                args.entry
+            ));
         }
         params.resize(offset as usize, 0);
         params.extend(value);

@@ -164,7 +164,8 @@ impl Exact {
             Round::Away => below > 0.5 || below == 0.5 && (rest > 0.0 || rest == 0.0 && v > 0.0),
         };
         // Just under a representable value, the floor is one step too high.
-        let under = below == 0.0 && rest < 0.0 && (round == Round::Down || round == Round::Zero && v > 0.0);
+        let under =
+            below == 0.0 && rest < 0.0 && (round == Round::Down || round == Round::Zero && v > 0.0);
         let whole = match (under, up) {
             (true, _) => whole - 1.0,
             (false, true) => whole + 1.0,
@@ -248,7 +249,18 @@ pub(crate) fn exp2(v: f32) -> f32 {
     let whole = shifted - SHIFT;
     let t = (x - whole) * LN2;
     let mut sum = 1.0 / 3_628_800.0;
-    for term in [1.0 / 362_880.0, 1.0 / 40_320.0, 1.0 / 5_040.0, 1.0 / 720.0, 1.0 / 120.0, 1.0 / 24.0, 1.0 / 6.0, 0.5, 1.0, 1.0] {
+    for term in [
+        1.0 / 362_880.0,
+        1.0 / 40_320.0,
+        1.0 / 5_040.0,
+        1.0 / 720.0,
+        1.0 / 120.0,
+        1.0 / 24.0,
+        1.0 / 6.0,
+        0.5,
+        1.0,
+        1.0,
+    ] {
         sum = sum * t + term;
     }
     // The low bits of the shifted value are the integer.

@@ -48,8 +48,13 @@ impl Memory {
         // An odd multiple of the alignment: nothing is aligned better by chance.
         let base = (FIRST + self.next).next_multiple_of(2 * ALIGN) + ALIGN;
         self.next = base + bytes + GAP - FIRST;
-        let allocation =
-            Allocation { base, bytes, words, full: AtomicBool::new(bytes == 0), written: OnceLock::new() };
+        let allocation = Allocation {
+            base,
+            bytes,
+            words,
+            full: AtomicBool::new(bytes == 0),
+            written: OnceLock::new(),
+        };
         self.allocations.push(allocation);
         Ok(base)
     }
@@ -100,7 +105,9 @@ impl Memory {
         if source.is_written(start, bytes) {
             target.mark(offset, bytes);
         } else {
-            (0..bytes).filter(|i| source.is_written(start + i, 1)).for_each(|i| target.mark(offset + i, 1));
+            (0..bytes)
+                .filter(|i| source.is_written(start + i, 1))
+                .for_each(|i| target.mark(offset + i, 1));
         }
         Ok(())
     }
@@ -216,7 +223,8 @@ impl Allocation {
     /// Changes one word as a whole; gives what was there.
     pub fn update(&self, offset: u64, f: impl Fn(u32) -> u32) -> u32 {
         let word = &self.words[(offset / 4) as usize];
-        word.fetch_update(Relaxed, Relaxed, |old| Some(f(old))).expect("the function always gives a value")
+        word.fetch_update(Relaxed, Relaxed, |old| Some(f(old)))
+            .expect("the function always gives a value")
     }
 
     fn store_bytes(&self, offset: u64, bytes: &[u8]) {

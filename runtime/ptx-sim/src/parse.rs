@@ -6,9 +6,9 @@ use crate::lex::{Kind, Token, tokens};
 use crate::types::{Space, Ty};
 
 /// Blocks within blocks: far more than compilers nest, and few enough for any stack.
-const DEEPEST: u32 = 64;
-/// No variable is larger than this.
-const LARGEST: u64 = 1 << 32;
+const DEEPEST: u32 = 24;
+/// No variable is larger than this, in bytes.
+const LARGEST: u64 = 1 << 28;
 
 pub(crate) fn parse(text: &str) -> Result<Ast, Error> {
     let mut parser = Parser { tokens: tokens(text)?, at: 0 };
@@ -17,7 +17,10 @@ pub(crate) fn parse(text: &str) -> Result<Ast, Error> {
         parser.top(&mut ast)?;
     }
     if ast.target.is_empty() {
-        return Err(Error::Parse { line: 1, message: "no `.target`: this is no PTX module".into() });
+        return Err(Error::Parse {
+            line: 1,
+            message: "no `.target`: this is no PTX module".into(),
+        });
     }
     Ok(ast)
 }
@@ -100,7 +103,9 @@ impl Parser {
                 ".reqntid" => function.required = Some(self.extents()?),
                 ".maxntid" => {
                     let [x, y, z] = self.extents()?;
-                    function.most = u64::from(x).checked_mul(u64::from(y)).and_then(|n| n.checked_mul(z.into()));
+                    function.most = u64::from(x)
+                        .checked_mul(u64::from(y))
+                        .and_then(|n| n.checked_mul(z.into()));
                 }
                 ".minnctapersm" | ".maxnreg" | ".maxnctapersm" | ".maxclusterrank" => {
                     self.int()?;
@@ -143,7 +148,8 @@ impl Parser {
             let name = loop {
                 let word = self.word("a parameter")?;
                 match word.as_str() {
-                    ".param" | ".ptr" | ".global" | ".const" | ".shared" | ".local" | ".volatile" | ".restrict" => {}
+                    ".param" | ".ptr" | ".global" | ".const" | ".shared" | ".local"
+                    | ".volatile" | ".restrict" => {}
                     ".reg" => register = true,
                     ".align" => {
                         let given = self.align()?;
@@ -211,7 +217,9 @@ impl Parser {
                 bytes = given;
             }
             if given > bytes {
-                return Err(self.before(format!("`{name}` has {bytes} bytes, but {given} are given")));
+                return Err(
+                    self.before(format!("`{name}` has {bytes} bytes, but {given} are given"))
+                );
             }
             out.push(Variable {
                 space,

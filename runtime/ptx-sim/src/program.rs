@@ -12,6 +12,9 @@ use crate::types::Space;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 
+/// Bytes of all variables of a module.
+const MOST_VARIABLES: u64 = 1 << 28;
+
 /// A module's text, read.
 pub struct Module {
     ast: Ast,
@@ -35,10 +38,15 @@ impl Module {
     pub fn load(self, memory: &mut Memory) -> Result<Program, Error> {
         let mut symbols = Symbols::new();
         let mut placed = vec![];
+        let mut total = 0;
         for variable in self.ast.variables.iter().filter(|v| v.space != Space::Shared) {
             let fail = |message: String| Err(Error::Parse { line: variable.line, message });
             if variable.external || variable.bytes == 0 {
                 return fail(format!("`{}` is another module's", variable.name));
+            }
+            total += variable.bytes;
+            if total > MOST_VARIABLES {
+                return fail(format!("more than {MOST_VARIABLES} bytes of variables"));
             }
             // Allocations are aligned to 256 bytes, an odd multiple of them: more has to be made room for.
             let room = if variable.align > 256 { variable.align } else { 0 };
@@ -57,7 +65,8 @@ impl Module {
                     Init::Bytes(bytes) => bytes.clone(),
                     Init::Address { symbol, addend, bytes } => {
                         let Some((_, target)) = symbols.get(symbol) else {
-                            let message = format!("`{}` has the address of `{symbol}`", variable.name);
+                            let message =
+                                format!("`{}` has the address of `{symbol}`", variable.name);
                             return Err(Error::Parse { line: variable.line, message });
                         };
                         let value = target.wrapping_add_signed(*addend).to_le_bytes();
@@ -104,7 +113,12 @@ impl Program {
 
     /// Runs an entry to its end. Launches of one memory at the same time are like kernels on several streams: what one
     /// writes and another reads is the caller's to order.
-    pub fn launch(&self, memory: &Memory, entry: &str, with: &Launch<'_>) -> Result<Counters, Error> {
+    pub fn launch(
+        &self,
+        memory: &Memory,
+        entry: &str,
+        with: &Launch<'_>,
+    ) -> Result<Counters, Error> {
         launch(&*self.kernel(entry)?, memory, with)
     }
 

@@ -135,7 +135,13 @@ impl Shared {
     }
 
     /// Reads and writes as one; `f` gives the new value.
-    pub fn update(&mut self, at: u64, bytes: u64, who: Who, f: impl Fn(u64) -> u64) -> Result<u64, Fault> {
+    pub fn update(
+        &mut self,
+        at: u64,
+        bytes: u64,
+        who: Who,
+        f: impl Fn(u64) -> u64,
+    ) -> Result<u64, Fault> {
         let who = Who { strong: true, ..who };
         let (first, last) = self.cells_of(at, bytes);
         for i in first..last {
@@ -208,7 +214,8 @@ impl Shared {
         } else if cell.writer & FLYING != 0 {
             return Err(self.in_flight(i, cell));
         } else if cell.writer & THREAD != me
-            && cell.written >= self.seen[who.warp * self.warps + usize::from(cell.writer & THREAD) / 32]
+            && cell.written
+                >= self.seen[who.warp * self.warps + usize::from(cell.writer & THREAD) / 32]
             && !(who.strong && cell.writer & STRONG != 0)
         {
             return Err(self.race(i, "reads", cell.writer & THREAD, "wrote"));
@@ -290,7 +297,10 @@ impl Shared {
             self.unwritten = Some(Unwritten {
                 thread: who.thread().into(),
                 pc: who.pc,
-                message: format!("reads shared memory at {}, which nobody has written", self.place(i)),
+                message: format!(
+                    "reads shared memory at {}, which nobody has written",
+                    self.place(i)
+                ),
             });
         }
     }
@@ -300,11 +310,14 @@ impl Shared {
         let place = self.place(i);
         let thread = cell.writer & THREAD;
         if cell.writer & FRESH != 0 {
-            let message =
-                format!("shared memory at {place} is not there yet: thread {thread} has not waited for its copy");
+            let message = format!(
+                "shared memory at {place} is not there yet: thread {thread} has not waited for its copy"
+            );
             (FaultKind::Uninitialised, message)
         } else {
-            let message = format!("meets the copy to shared memory at {place} that thread {thread} has not waited for");
+            let message = format!(
+                "meets the copy to shared memory at {place} that thread {thread} has not waited for"
+            );
             (FaultKind::Race, message)
         }
     }
@@ -317,7 +330,10 @@ impl Shared {
         } else {
             format!("thread {}", other & THREAD)
         };
-        (FaultKind::Race, format!("{does} shared memory at {place}, which {other} {did} with no barrier between"))
+        (
+            FaultKind::Race,
+            format!("{does} shared memory at {place}, which {other} {did} with no barrier between"),
+        )
     }
 
     fn place(&self, i: usize) -> String {

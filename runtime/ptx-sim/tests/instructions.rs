@@ -7,9 +7,19 @@ use half::{bf16, f16};
 
 /// Values with a say: small, large, at the edges of types, and floats of all kinds.
 fn values() -> Vec<u64> {
-    let mut out: Vec<u64> = vec![0, 1, 2, 31, 32, 33, 63, 64, 255, 0x7fff, 0x8000, 0xffff, 0x7fff_ffff, 0x8000_0000];
-    out.extend([u64::from(u32::MAX), 1 << 32, i64::MAX as u64, i64::MIN as u64, u64::MAX, 0x0123_4567_89ab_cdef]);
-    for f in [1.0f32, -1.5, 0.1, 3e38, -1e-40, 1e-45, 65519.9, f32::INFINITY, f32::NAN, 0.5, 2.5, -0.0] {
+    let mut out: Vec<u64> =
+        vec![0, 1, 2, 31, 32, 33, 63, 64, 255, 0x7fff, 0x8000, 0xffff, 0x7fff_ffff, 0x8000_0000];
+    out.extend([
+        u64::from(u32::MAX),
+        1 << 32,
+        i64::MAX as u64,
+        i64::MIN as u64,
+        u64::MAX,
+        0x0123_4567_89ab_cdef,
+    ]);
+    for f in
+        [1.0f32, -1.5, 0.1, 3e38, -1e-40, 1e-45, 65519.9, f32::INFINITY, f32::NAN, 0.5, 2.5, -0.0]
+    {
         out.push(u64::from(f.to_bits()) << 32 | u64::from(f.to_bits()));
     }
     out
@@ -19,7 +29,8 @@ fn values() -> Vec<u64> {
 /// 12. Gives %rd0 of each.
 fn run(body: &str) -> Vec<(u64, u64, u64, u64)> {
     let values = values();
-    let pairs: Vec<(u64, u64)> = values.iter().flat_map(|a| values.iter().map(|b| (*a, *b))).collect();
+    let pairs: Vec<(u64, u64)> =
+        values.iter().flat_map(|a| values.iter().map(|b| (*a, *b))).collect();
     let pairs = &pairs[..1024];
     let mixed = |(a, b): &(u64, u64)| a.rotate_left(7) ^ b.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 3;
     let mut text = String::from("mov.u32 %r1, %tid.x;\n");
@@ -30,8 +41,11 @@ fn run(body: &str) -> Vec<(u64, u64, u64, u64)> {
              cvt.u32.u64 %r{n}, %rd{n}; cvt.u16.u64 %h{n}, %rd{n}; mov.b32 %f{n}, %r{n}; mov.b64 %fd{n}, %rd{n};\n"
         );
     }
-    text += &format!("{body}\nld.param.u64 %rd1, [out]; mad.wide.u32 %rd1, %r1, 8, %rd1; st.global.u64 [%rd1], %rd0;");
-    let mut bench = Bench::new(&module(".param .u64 a, .param .u64 b, .param .u64 c, .param .u64 out", &text));
+    text += &format!(
+        "{body}\nld.param.u64 %rd1, [out]; mad.wide.u32 %rd1, %r1, 8, %rd1; st.global.u64 [%rd1], %rd0;"
+    );
+    let mut bench =
+        Bench::new(&module(".param .u64 a, .param .u64 b, .param .u64 c, .param .u64 out", &text));
     bench.given(&pairs.iter().map(|p| p.0).collect::<Vec<u64>>());
     bench.given(&pairs.iter().map(|p| p.1).collect::<Vec<u64>>());
     bench.given(&pairs.iter().map(mixed).collect::<Vec<u64>>());
@@ -45,7 +59,11 @@ fn run(body: &str) -> Vec<(u64, u64, u64, u64)> {
 fn check32(op: &str, wanted: impl Fn(u32, u32, u32) -> u32) {
     for (a, b, c, found) in run(&format!("{op}; cvt.u64.u32 %rd0, %r0;")) {
         let wanted = wanted(a as u32, b as u32, c as u32);
-        assert_eq!(found as u32, wanted, "{op}: {:#x}, {:#x}, {:#x}: {found:#x}, {wanted:#x}", a as u32, b as u32, c as u32);
+        assert_eq!(
+            found as u32, wanted,
+            "{op}: {:#x}, {:#x}, {:#x}: {found:#x}, {wanted:#x}",
+            a as u32, b as u32, c as u32
+        );
     }
 }
 
@@ -71,14 +89,24 @@ fn integer_sums_and_products() {
     check32("add.sat.s32 %r0, %r10, %r11", |a, b, _| (a as i32).saturating_add(b as i32) as u32);
     check32("mul.lo.u32 %r0, %r10, %r11", |a, b, _| a.wrapping_mul(b));
     check32("mul.hi.u32 %r0, %r10, %r11", |a, b, _| (u64::from(a) * u64::from(b) >> 32) as u32);
-    check32("mul.hi.s32 %r0, %r10, %r11", |a, b, _| (i64::from(a as i32) * i64::from(b as i32) >> 32) as u32);
+    check32("mul.hi.s32 %r0, %r10, %r11", |a, b, _| {
+        (i64::from(a as i32) * i64::from(b as i32) >> 32) as u32
+    });
     check32("mul.wide.u16 %r0, %h10, %h11", |a, b, _| (a & 0xffff) * (b & 0xffff));
     check32("mad.lo.s32 %r0, %r10, %r11, %r12", |a, b, c| a.wrapping_mul(b).wrapping_add(c));
     check32("sad.u32 %r0, %r10, %r11, %r12", |a, b, c| a.abs_diff(b).wrapping_add(c));
-    check64("mul.wide.s32 %rd0, %r10, %r11", |a, b, _| (i64::from(a as i32) * i64::from(b as i32)) as u64);
-    check64("mad.wide.u32 %rd0, %r10, %r11, %rd12", |a, b, c| (a & 0xffff_ffff).wrapping_mul(b & 0xffff_ffff).wrapping_add(c));
-    check64("mul.hi.u64 %rd0, %rd10, %rd11", |a, b, _| (u128::from(a) * u128::from(b) >> 64) as u64);
-    check64("mul.hi.s64 %rd0, %rd10, %rd11", |a, b, _| (i128::from(a as i64) * i128::from(b as i64) >> 64) as u64);
+    check64("mul.wide.s32 %rd0, %r10, %r11", |a, b, _| {
+        (i64::from(a as i32) * i64::from(b as i32)) as u64
+    });
+    check64("mad.wide.u32 %rd0, %r10, %r11, %rd12", |a, b, c| {
+        (a & 0xffff_ffff).wrapping_mul(b & 0xffff_ffff).wrapping_add(c)
+    });
+    check64("mul.hi.u64 %rd0, %rd10, %rd11", |a, b, _| {
+        (u128::from(a) * u128::from(b) >> 64) as u64
+    });
+    check64("mul.hi.s64 %rd0, %rd10, %rd11", |a, b, _| {
+        (i128::from(a as i64) * i128::from(b as i64) >> 64) as u64
+    });
     check64("mad.lo.s64 %rd0, %rd10, %rd11, %rd12", |a, b, c| a.wrapping_mul(b).wrapping_add(c));
     check32("max.s32 %r0, %r10, %r11", |a, b, _| (a as i32).max(b as i32) as u32);
     check32("min.u32 %r0, %r10, %r11", |a, b, _| a.min(b));
@@ -88,10 +116,16 @@ fn integer_sums_and_products() {
 
 #[test]
 fn division_and_remainder() {
-    check32("div.s32 %r0, %r10, %r11", |a, b, _| if b == 0 { u32::MAX } else { (a as i32).wrapping_div(b as i32) as u32 });
+    check32("div.s32 %r0, %r10, %r11", |a, b, _| {
+        if b == 0 { u32::MAX } else { (a as i32).wrapping_div(b as i32) as u32 }
+    });
     check32("div.u32 %r0, %r10, %r11", |a, b, _| a.checked_div(b).unwrap_or(u32::MAX));
-    check32("rem.s32 %r0, %r10, %r11", |a, b, _| if b == 0 { a } else { (a as i32).wrapping_rem(b as i32) as u32 });
-    check64("div.s64 %rd0, %rd10, %rd11", |a, b, _| if b == 0 { u64::MAX } else { (a as i64).wrapping_div(b as i64) as u64 });
+    check32("rem.s32 %r0, %r10, %r11", |a, b, _| {
+        if b == 0 { a } else { (a as i32).wrapping_rem(b as i32) as u32 }
+    });
+    check64("div.s64 %rd0, %rd10, %rd11", |a, b, _| {
+        if b == 0 { u64::MAX } else { (a as i64).wrapping_div(b as i64) as u64 }
+    });
     check64("rem.u64 %rd0, %rd10, %rd11", |a, b, _| a.checked_rem(b).unwrap_or(a));
 }
 
@@ -99,11 +133,15 @@ fn division_and_remainder() {
 fn carries_make_wide_sums_and_products() {
     let halves = "mov.b64 {%r20,%r21}, %rd10; mov.b64 {%r22,%r23}, %rd11;";
     check64(
-        &format!("{halves} add.cc.u32 %r24, %r20, %r22; addc.u32 %r25, %r21, %r23; mov.b64 %rd0, {{%r24,%r25}}"),
+        &format!(
+            "{halves} add.cc.u32 %r24, %r20, %r22; addc.u32 %r25, %r21, %r23; mov.b64 %rd0, {{%r24,%r25}}"
+        ),
         |a, b, _| a.wrapping_add(b),
     );
     check64(
-        &format!("{halves} sub.cc.u32 %r24, %r20, %r22; subc.u32 %r25, %r21, %r23; mov.b64 %rd0, {{%r24,%r25}}"),
+        &format!(
+            "{halves} sub.cc.u32 %r24, %r20, %r22; subc.u32 %r25, %r21, %r23; mov.b64 %rd0, {{%r24,%r25}}"
+        ),
         |a, b, _| a.wrapping_sub(b),
     );
     let long = "mul.lo.u32 %r24, %r20, %r22; mul.hi.u32 %r25, %r20, %r22; mad.lo.cc.u32 %r25, %r20, %r23, %r25; \
@@ -122,8 +160,12 @@ fn bits() {
     check32("shr.s32 %r0, %r10, %r11", |a, b, _| (a as i32 >> b.min(31)) as u32);
     check64("shl.b64 %rd0, %rd10, %r11", |a, b, _| a.checked_shl(b as u32).unwrap_or(0));
     check64("shr.s64 %rd0, %rd10, %r11", |a, b, _| (a as i64 >> (b as u32).min(63)) as u64);
-    check32("shf.l.wrap.b32 %r0, %r10, %r11, %r12", |a, b, c| ((u64::from(b) << 32 | u64::from(a)) << (c & 31) >> 32) as u32);
-    check32("shf.r.clamp.b32 %r0, %r10, %r11, %r12", |a, b, c| ((u64::from(b) << 32 | u64::from(a)) >> c.min(32)) as u32);
+    check32("shf.l.wrap.b32 %r0, %r10, %r11, %r12", |a, b, c| {
+        ((u64::from(b) << 32 | u64::from(a)) << (c & 31) >> 32) as u32
+    });
+    check32("shf.r.clamp.b32 %r0, %r10, %r11, %r12", |a, b, c| {
+        ((u64::from(b) << 32 | u64::from(a)) >> c.min(32)) as u32
+    });
     check32("bfe.u32 %r0, %r10, 5, 9", |a, _, _| a >> 5 & 0x1ff);
     check32("bfe.s32 %r0, %r10, 5, 9", |a, _, _| ((a << 18) as i32 >> 23) as u32);
     check32("bfe.s32 %r0, %r10, 28, 9", |a, _, _| (a as i32 >> 28) as u32);
@@ -154,11 +196,21 @@ fn comparisons_and_selections() {
     check32(&test("neu.f32", "%f10, %f11"), |a, b, _| u32::from(f(a) != f(b)));
     check32(&test("nan.f32", "%f10, %f11"), |a, b, _| u32::from(f(a).is_nan() || f(b).is_nan()));
     let joined = "setp.gt.u32 %p2, %r12, 5; setp.eq.and.u32 %p1|%p3, %r10, %r11, !%p2; selp.u32 %r0, 1, 0, %p1; @%p3 add.u32 %r0, %r0, 2";
-    check32(joined, |a, b, c| if c > 5 { 0 } else if a == b { 1 } else { 2 });
+    check32(joined, |a, b, c| {
+        if c > 5 {
+            0
+        } else if a == b {
+            1
+        } else {
+            2
+        }
+    });
     let logic = "setp.gt.u32 %p2, %r12, 5; setp.eq.u32 %p1, %r10, %r11; xor.pred %p3, %p1, %p2; not.pred %p3, %p3; selp.u32 %r0, 1, 0, %p3";
     check32(logic, |a, b, c| u32::from((a == b) == (c > 5)));
     check32("set.lt.u32.u32 %r0, %r10, %r11", |a, b, _| if a < b { u32::MAX } else { 0 });
-    check32("testp.subnormal.f32 %p1, %f10; selp.u32 %r0, 1, 0, %p1", |a, _, _| u32::from(f(a).is_subnormal()));
+    check32("testp.subnormal.f32 %p1, %f10; selp.u32 %r0, 1, 0, %p1", |a, _, _| {
+        u32::from(f(a).is_subnormal())
+    });
 }
 
 #[test]
@@ -170,8 +222,13 @@ fn floats_round_to_nearest() {
     check_float("fma.rn.f32 %f0, %f12, %f12, %f12", |_, _, c| c.mul_add(c, c));
     check_float("sqrt.rn.f32 %f0, %f12", |_, _, c| c.sqrt());
     check_float("rcp.rn.f32 %f0, %f12", |_, _, c| 1.0 / c);
-    check_float("max.f32 %f0, %f10, %f11", |a, b, _| if a == 0.0 && b == 0.0 { a + b } else { a.max(b) });
-    check_float("add.ftz.f32 %f0, %f10, %f10", |a, _, _| if a.is_subnormal() { 0.0f32.copysign(a) } else { a + a });
+    check_float(
+        "max.f32 %f0, %f10, %f11",
+        |a, b, _| if a == 0.0 && b == 0.0 { a + b } else { a.max(b) },
+    );
+    check_float("add.ftz.f32 %f0, %f10, %f10", |a, _, _| {
+        if a.is_subnormal() { 0.0f32.copysign(a) } else { a + a }
+    });
     check_float("mul.sat.f32 %f0, %f10, %f11", |a, b, _| {
         let v = a * b;
         if v.is_nan() { 0.0 } else { v.clamp(0.0, 1.0) + 0.0 }
@@ -191,10 +248,15 @@ fn floats_round_down_up_and_to_zero() {
     let product = |a: f32, c: f32| f64::from(a) * f64::from(c);
     check_float("mul.rm.f32 %f0, %f10, %f12", |a, _, c| down(product(a, c)));
     check_float("mul.rp.f32 %f0, %f10, %f12", |a, _, c| up(product(a, c)));
-    check_float("mul.rz.f32 %f0, %f10, %f12", |a, _, c| if product(a, c) > 0.0 { down(product(a, c)) } else { up(product(a, c)) });
+    check_float("mul.rz.f32 %f0, %f10, %f12", |a, _, c| {
+        if product(a, c) > 0.0 { down(product(a, c)) } else { up(product(a, c)) }
+    });
     // Of quotients and roots, that the result and its neighbour enclose the exact value.
-    for (a, _, c, found) in run("div.rp.f32 %f0, %f10, %f12; mov.b32 %r0, %f0; cvt.u64.u32 %rd0, %r0;") {
-        let (a, c, q) = (f32::from_bits(a as u32), f32::from_bits(c as u32), f32::from_bits(found as u32));
+    for (a, _, c, found) in
+        run("div.rp.f32 %f0, %f10, %f12; mov.b32 %r0, %f0; cvt.u64.u32 %rd0, %r0;")
+    {
+        let (a, c, q) =
+            (f32::from_bits(a as u32), f32::from_bits(c as u32), f32::from_bits(found as u32));
         if a.is_finite() && c.is_normal() && q.is_normal() {
             let (a, c) = (f64::from(a) * f64::from(c).signum(), f64::from(c).abs());
             assert!(f64::from(q) * c >= a && f64::from(q.next_down()) * c < a, "{a} / {c}: {q}");
@@ -205,11 +267,16 @@ fn floats_round_down_up_and_to_zero() {
 #[test]
 fn approximations_are_close() {
     let near = |op: &str, wanted: fn(f64) -> f64| {
-        for (_, _, c, found) in run(&format!("{op}.f32 %f0, %f12; mov.b32 %r0, %f0; cvt.u64.u32 %rd0, %r0;")) {
+        for (_, _, c, found) in
+            run(&format!("{op}.f32 %f0, %f12; mov.b32 %r0, %f0; cvt.u64.u32 %rd0, %r0;"))
+        {
             let x = f64::from(f32::from_bits(c as u32));
             let (found, wanted) = (f32::from_bits(found as u32), wanted(x) as f32);
             let same = found == wanted || found.is_nan() && wanted.is_nan();
-            assert!(same || (found - wanted).abs() <= 2.5e-7 * wanted.abs() + 1e-45, "{op}({x}): {found}, {wanted}");
+            assert!(
+                same || (found - wanted).abs() <= 2.5e-7 * wanted.abs() + 1e-45,
+                "{op}({x}): {found}, {wanted}"
+            );
         }
     };
     near("ex2.approx", f64::exp2);
@@ -238,10 +305,14 @@ fn conversions_between_floats_and_integers() {
     check32("cvt.rmi.s32.f32 %r0, %f10", |a, _, _| f(a).floor() as i32 as u32);
     check_float("cvt.rpi.f32.f32 %f0, %f12", |_, _, c| c.ceil());
     check_float("cvt.rn.f32.s32 %f0, %r10", |a, _, _| a.to_bits() as i32 as f32);
-    for (a, _, _, found) in run("cvt.rn.f32.u64 %f0, %rd10; mov.b32 %r0, %f0; cvt.u64.u32 %rd0, %r0;") {
+    for (a, _, _, found) in
+        run("cvt.rn.f32.u64 %f0, %rd10; mov.b32 %r0, %f0; cvt.u64.u32 %rd0, %r0;")
+    {
         assert_eq!(f32::from_bits(found as u32), a as f32);
     }
-    for (a, _, _, found) in run("cvt.rz.f32.s64 %f0, %rd10; mov.b32 %r0, %f0; cvt.u64.u32 %rd0, %r0;") {
+    for (a, _, _, found) in
+        run("cvt.rz.f32.s64 %f0, %rd10; mov.b32 %r0, %f0; cvt.u64.u32 %rd0, %r0;")
+    {
         let (exact, found) = (a as i64 as i128, f32::from_bits(found as u32));
         let (found, exact) = (found.abs(), exact.abs());
         assert!(found as i128 <= exact, "{found}, {exact}");
@@ -265,12 +336,20 @@ fn conversions_to_and_from_halves() {
         let half = |v: f32| half(if v <= 0.0 { 0.0 } else { v });
         half(f(a)) << 16 | half(f(c))
     });
-    check32(&format!("cvt.rz.bf16.f32 %h0, %f12; {low}"), |_, _, c| if f(c).is_nan() { 0x7fff } else { c >> 16 });
+    check32(&format!("cvt.rz.bf16.f32 %h0, %f12; {low}"), |_, _, c| {
+        if f(c).is_nan() { 0x7fff } else { c >> 16 }
+    });
     check32("cvt.f32.bf16 %f0, %h12; mov.b32 %r0, %f0", |_, _, c| c << 16);
     check_float("cvt.f32.f16 %f0, %h12", |_, _, c| f16::from_bits(c.to_bits() as u16).to_f32());
     // Ties of tf32 go away from zero.
     check32("cvt.rna.tf32.f32 %r0, %f12", |_, _, c| {
-        if f(c).is_nan() { 0x7fff_ffff } else if c & 0x7f80_0000 == 0x7f80_0000 { c } else { c.wrapping_add(0x1000) & 0xffff_e000 }
+        if f(c).is_nan() {
+            0x7fff_ffff
+        } else if c & 0x7f80_0000 == 0x7f80_0000 {
+            c
+        } else {
+            c.wrapping_add(0x1000) & 0xffff_e000
+        }
     });
 }
 
@@ -278,7 +357,8 @@ fn conversions_to_and_from_halves() {
 fn packed_halves() {
     let pair = |c: u32| [f16::from_bits(c as u16), f16::from_bits((c >> 16) as u16)];
     let packed = |v: [f64; 2]| {
-        let bits = v.map(|v| if v.is_nan() { 0x7fff } else { u32::from(f16::from_f64(v).to_bits()) });
+        let bits =
+            v.map(|v| if v.is_nan() { 0x7fff } else { u32::from(f16::from_f64(v).to_bits()) });
         bits[0] | bits[1] << 16
     };
     check32("add.f16x2 %r0, %r10, %r12", |a, _, c| {
@@ -297,7 +377,11 @@ fn packed_halves() {
         let back = sum - product;
         let rest = (product - (sum - back)) + (b - back);
         let odd = if rest != 0.0 && rest.is_finite() && sum.to_bits() & 1 == 0 {
-            f64::from_bits(if (rest > 0.0) == (sum > 0.0) { sum.to_bits() + 1 } else { sum.to_bits() - 1 })
+            f64::from_bits(if (rest > 0.0) == (sum > 0.0) {
+                sum.to_bits() + 1
+            } else {
+                sum.to_bits() - 1
+            })
         } else {
             sum
         };
@@ -306,15 +390,27 @@ fn packed_halves() {
     check32("neg.bf16x2 %r0, %r10", |a, _, _| a ^ 0x8000_8000);
     check32("max.bf16 %h0, %h10, %h12; cvt.u32.u16 %r0, %h0", |a, _, c| {
         let v = brain(a).max(brain(c));
-        if v.is_nan() { 0x7fff } else if brain(a) == 0.0 && brain(c) == 0.0 { a & c & 0x8000 } else { u32::from(bf16::from_f64(v).to_bits()) }
+        if v.is_nan() {
+            0x7fff
+        } else if brain(a) == 0.0 && brain(c) == 0.0 {
+            a & c & 0x8000
+        } else {
+            u32::from(bf16::from_f64(v).to_bits())
+        }
     });
 }
 
 #[test]
 fn values_are_packed_unpacked_and_moved() {
-    check64("mov.b64 {%r1,%r2}, %rd10; mov.u32 %r1, %r1; mov.b64 %rd0, {%r2,%r1}; mov.u32 %r1, %tid.x", |a, _, _| a.rotate_left(32));
+    check64(
+        "mov.b64 {%r1,%r2}, %rd10; mov.u32 %r1, %r1; mov.b64 %rd0, {%r2,%r1}; mov.u32 %r1, %tid.x",
+        |a, _, _| a.rotate_left(32),
+    );
     check32("mov.b32 {%h1,%h2}, %r10; mov.b32 %r0, {%h2,%h1}", |a, _, _| a.rotate_left(16));
-    check32("mov.u32 %r0, %laneid; mov.u32 %r2, %lanemask_lt; popc.b32 %r2, %r2; sub.u32 %r0, %r0, %r2", |_, _, _| 0);
+    check32(
+        "mov.u32 %r0, %laneid; mov.u32 %r2, %lanemask_lt; popc.b32 %r2, %r2; sub.u32 %r0, %r0, %r2",
+        |_, _, _| 0,
+    );
     check32("mov.f32 %f0, 0f3F800000; mov.b32 %r0, %f0", |_, _, _| 0x3f80_0000);
     check32("mov.u32 %r0, -5", |_, _, _| -5i32 as u32);
 }
@@ -355,17 +451,32 @@ fn lanes_exchange_values() {
     };
     let each = |f: fn(u32) -> u32| (0..32).map(f).collect::<Vec<u32>>();
     assert_eq!(lanes("shfl.sync.bfly.b32 %r0, %r2, 5, 31, -1;"), each(|i| 3 * (i ^ 5)));
-    assert_eq!(lanes("shfl.sync.down.b32 %r0, %r2, 4, 31, -1;"), each(|i| 3 * if i + 4 < 32 { i + 4 } else { i }));
-    assert_eq!(lanes("shfl.sync.up.b32 %r0|%p2, %r2, 4, 0, -1; @!%p2 mov.u32 %r0, 1;"), each(|i| if i < 4 { 1 } else { 3 * (i - 4) }));
+    assert_eq!(
+        lanes("shfl.sync.down.b32 %r0, %r2, 4, 31, -1;"),
+        each(|i| 3 * if i + 4 < 32 { i + 4 } else { i })
+    );
+    assert_eq!(
+        lanes("shfl.sync.up.b32 %r0|%p2, %r2, 4, 0, -1; @!%p2 mov.u32 %r0, 1;"),
+        each(|i| if i < 4 { 1 } else { 3 * (i - 4) })
+    );
     // Segments of eight lanes.
     assert_eq!(lanes("shfl.sync.idx.b32 %r0, %r2, 2, 0x181f, -1;"), each(|i| 3 * (i / 8 * 8 + 2)));
     assert_eq!(lanes("vote.sync.ballot.b32 %r0, %p1, -1;"), each(|_| 0x7f));
     assert_eq!(lanes("vote.sync.any.pred %p2, %p1, -1; selp.u32 %r0, 1, 0, %p2;"), each(|_| 1));
     assert_eq!(lanes("vote.sync.all.pred %p2, !%p1, -1; selp.u32 %r0, 1, 0, %p2;"), each(|_| 0));
     assert_eq!(lanes("redux.sync.add.u32 %r0, %r2, -1;"), each(|_| 3 * 496));
-    assert_eq!(lanes("and.b32 %r3, %r1, 3; match.any.sync.b32 %r0, %r3, -1;"), each(|i| 0x1111_1111 << (i & 3)));
-    assert_eq!(lanes("elect.sync %r0|%p2, -1; selp.u32 %r0, 1, %r0, %p2;"), each(|i| u32::from(i == 0)));
-    assert_eq!(lanes("mov.u32 %r0, 0; @%p1 activemask.b32 %r0;"), each(|i| if i < 7 { 0x7f } else { 0 }));
+    assert_eq!(
+        lanes("and.b32 %r3, %r1, 3; match.any.sync.b32 %r0, %r3, -1;"),
+        each(|i| 0x1111_1111 << (i & 3))
+    );
+    assert_eq!(
+        lanes("elect.sync %r0|%p2, -1; selp.u32 %r0, 1, %r0, %p2;"),
+        each(|i| u32::from(i == 0))
+    );
+    assert_eq!(
+        lanes("mov.u32 %r0, 0; @%p1 activemask.b32 %r0;"),
+        each(|i| if i < 7 { 0x7f } else { 0 })
+    );
     // Two halves of a warp, each for itself.
     let halves = "setp.lt.u32 %p2, %r1, 16; selp.b32 %r4, 0xffff, 0xffff0000, %p2; redux.sync.max.u32 %r0, %r2, %r4;";
     assert_eq!(lanes(halves), each(|i| if i < 16 { 45 } else { 93 }));
@@ -427,16 +538,36 @@ fn tensor_cores_multiply_all_their_types() {
     let check = |op: &str, k: u32, bits: u32, one: fn(i32) -> u32| {
         let per = 32 / bits;
         let words = 8 * k / per / 32;
-        let mut body = String::from("mov.u32 %r1, %tid.x; ld.param.u64 %rd1, [a]; ld.param.u64 %rd2, [b]; ld.param.u64 %rd3, [out];");
-        let name = |first: u32, count: u32| (0..count).map(|i| format!("%r{}", first + i)).collect::<Vec<_>>().join(",");
+        let mut body = String::from(
+            "mov.u32 %r1, %tid.x; ld.param.u64 %rd1, [a]; ld.param.u64 %rd2, [b]; ld.param.u64 %rd3, [out];",
+        );
+        let name = |first: u32, count: u32| {
+            (0..count).map(|i| format!("%r{}", first + i)).collect::<Vec<_>>().join(",")
+        };
         for i in 0..2 * words {
-            body += &format!("mad.wide.u32 %rd4, %r1, {}, %rd1; ld.global.u32 %r{}, [%rd4+{}];", 8 * words, 20 + i, 4 * i);
+            body += &format!(
+                "mad.wide.u32 %rd4, %r1, {}, %rd1; ld.global.u32 %r{}, [%rd4+{}];",
+                8 * words,
+                20 + i,
+                4 * i
+            );
         }
         for i in 0..words {
-            body += &format!("mad.wide.u32 %rd4, %r1, {}, %rd2; ld.global.u32 %r{}, [%rd4+{}];", 4 * words, 30 + i, 4 * i);
+            body += &format!(
+                "mad.wide.u32 %rd4, %r1, {}, %rd2; ld.global.u32 %r{}, [%rd4+{}];",
+                4 * words,
+                30 + i,
+                4 * i
+            );
         }
         body += "mov.u32 %r40, 0; mov.u32 %r41, 0; mov.u32 %r42, 0; mov.u32 %r43, 0;";
-        body += &format!("{op} {{{}}}, {{{}}}, {{{}}}, {{{}}};", name(40, 4), name(20, 2 * words), name(30, words), name(40, 4));
+        body += &format!(
+            "{op} {{{}}}, {{{}}}, {{{}}}, {{{}}};",
+            name(40, 4),
+            name(20, 2 * words),
+            name(30, words),
+            name(40, 4)
+        );
         body += "mad.wide.u32 %rd4, %r1, 16, %rd3; st.global.v4.b32 [%rd4], {%r40,%r41,%r42,%r43};";
         let mut bench = Bench::new(&module(".param .u64 a, .param .u64 b, .param .u64 out", &body));
         let a = |row: u32, column: u32| ((row * 7 + column * 3) % 11) as i32 - 5;
@@ -445,11 +576,15 @@ fn tensor_cores_multiply_all_their_types() {
         for lane in 0..32 {
             for r in 0..2 * words {
                 let (row, column) = (lane / 4 + r % 2 * 8, lane % 4 * per + r / 2 * 4 * per);
-                fragments.0.push((0..per).fold(0, |w, i| w | one(a(row, column + i)) << (i * bits % 32)));
+                fragments
+                    .0
+                    .push((0..per).fold(0, |w, i| w | one(a(row, column + i)) << (i * bits % 32)));
             }
             for r in 0..words {
                 let row = lane % 4 * per + r * 4 * per;
-                fragments.1.push((0..per).fold(0, |w, i| w | one(b(row + i, lane / 4)) << (i * bits % 32)));
+                fragments.1.push(
+                    (0..per).fold(0, |w, i| w | one(b(row + i, lane / 4)) << (i * bits % 32)),
+                );
             }
         }
         bench.given::<u32>(&fragments.0);
@@ -463,7 +598,8 @@ fn tensor_cores_multiply_all_their_types() {
                 let (row, column) = (lane / 4 + r / 2 * 8, lane % 4 * 2 + r % 2);
                 let sum: i32 = (0..k).map(|i| a(row, i) * b(i, column)).sum();
                 let word = found[(lane * 4 + r) as usize];
-                let got = if op.contains("s32") { word as i32 } else { f32::from_bits(word) as i32 };
+                let got =
+                    if op.contains("s32") { word as i32 } else { f32::from_bits(word) as i32 };
                 assert_eq!(got, sum, "{op}: row {row}, column {column}");
             }
         }

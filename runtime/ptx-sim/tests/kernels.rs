@@ -20,7 +20,10 @@ fn noise(count: u32, seed: u32) -> Vec<u32> {
 }
 
 fn floats(count: u32, seed: u32, scale: f32) -> Vec<f32> {
-    noise(count, seed).into_iter().map(|v| ((v >> 8) as f32 / (1 << 24) as f32 - 0.5) * scale).collect()
+    noise(count, seed)
+        .into_iter()
+        .map(|v| ((v >> 8) as f32 / (1 << 24) as f32 - 0.5) * scale)
+        .collect()
 }
 
 fn brains(values: &[f32]) -> Vec<u16> {
@@ -60,7 +63,10 @@ fn a_scan_whose_blocks_wait_for_each_other_finishes() {
     bench.given(&[0i32; 10]);
     bench.value(600i32);
     bench.launch("scan", [10, 1, 1], [64, 1, 1], 64 * 8);
-    assert_eq!(bench.read::<i64>(out, 600), expected::<i64>(include_bytes!("kernels/scan.expected")));
+    assert_eq!(
+        bench.read::<i64>(out, 600),
+        expected::<i64>(include_bytes!("kernels/scan.expected"))
+    );
 }
 
 #[test]
@@ -91,7 +97,10 @@ fn a_histogram_counts() {
     let bins = bench.given(&[0u32; 256]);
     bench.value(10000i32);
     bench.launch("histogram", [5, 1, 1], [96, 1, 1], 0);
-    assert_eq!(bench.read::<u32>(bins, 256), expected::<u32>(include_bytes!("kernels/histogram.expected")));
+    assert_eq!(
+        bench.read::<u32>(bins, 256),
+        expected::<u32>(include_bytes!("kernels/histogram.expected"))
+    );
 }
 
 #[test]
@@ -101,7 +110,8 @@ fn a_softmax_is_right_within_its_bfloat16() {
     let out = bench.room::<u16>(4 * 333);
     bench.value(333i32);
     bench.launch("softmax", [4, 1, 1], [128, 1, 1], 0);
-    let found: Vec<f32> = bench.read::<u16>(out, 4 * 333).into_iter().map(|b| bf16::from_bits(b).to_f32()).collect();
+    let found: Vec<f32> =
+        bench.read::<u16>(out, 4 * 333).into_iter().map(|b| bf16::from_bits(b).to_f32()).collect();
     close(&found, &expected::<f32>(include_bytes!("kernels/softmax.expected")), 1.0 / 256.0, 1e-6);
 }
 
@@ -114,7 +124,12 @@ fn a_matmul_of_copies_matrix_loads_and_tensor_cores_is_right() {
     bench.value(64i32);
     bench.value(96i32);
     let counters = bench.launch("matmul", [1, 2, 1], [128, 1, 1], 0);
-    close(&bench.read(out, 128 * 64), &expected::<f32>(include_bytes!("kernels/matmul.expected")), 1e-5, 1.0);
+    close(
+        &bench.read(out, 128 * 64),
+        &expected::<f32>(include_bytes!("kernels/matmul.expected")),
+        1e-5,
+        1.0,
+    );
     assert_eq!(counters.tensor_flops, 2 * 128 * 64 * 96);
     assert_eq!(counters.shared_conflicts, 0, "chunks are placed so that no two meet");
     // Each block reads its own 64 rows of x and all of w.
@@ -134,7 +149,12 @@ fn a_matmul_that_triton_pipelined_is_right() {
     bench.value(0u64);
     bench.value(0u64);
     let counters = bench.launch("matmul_pipelined", [1, 2, 1], [128, 1, 1], 32768);
-    close(&bench.read(out, 128 * 64), &expected::<f32>(include_bytes!("kernels/matmul.expected")), 1e-5, 1.0);
+    close(
+        &bench.read(out, 128 * 64),
+        &expected::<f32>(include_bytes!("kernels/matmul.expected")),
+        1e-5,
+        1.0,
+    );
     assert_eq!(counters.tensor_flops, 2 * 128 * 64 * 96);
     assert_eq!(counters.global_load.bytes, (128 + 2 * 64) * 96 * 2);
 }
@@ -148,14 +168,18 @@ fn integers_are_those_of_c() {
     bench.value(12345i32);
     bench.value(-678_901_234_567i64);
     bench.launch("integers", [1, 1, 1], [64, 1, 1], 0);
-    assert_eq!(bench.read::<u64>(out, 64), expected::<u64>(include_bytes!("kernels/integers.expected")));
+    assert_eq!(
+        bench.read::<u64>(out, 64),
+        expected::<u64>(include_bytes!("kernels/integers.expected"))
+    );
 }
 
 #[test]
 fn floats_are_those_of_c() {
     let mut bench = Bench::new(include_str!("kernels/odds.ptx"));
     bench.given(&floats(64, 10, 40.0));
-    let doubles: Vec<f64> = floats(64, 11, 40.0).into_iter().map(|v| f64::from(v) * 1.000_000_001).collect();
+    let doubles: Vec<f64> =
+        floats(64, 11, 40.0).into_iter().map(|v| f64::from(v) * 1.000_000_001).collect();
     bench.given(&doubles);
     let out = bench.room::<f32>(64 * 32);
     let out64 = bench.room::<f64>(64 * 8);
@@ -164,16 +188,34 @@ fn floats_are_those_of_c() {
     bench.launch("floats", [2, 1, 1], [32, 1, 1], 0);
 
     let wanted = expected::<f32>(include_bytes!("kernels/floats.expected"));
-    for (i, (found, wanted)) in bench.read::<f32>(out, 64 * 32).into_iter().zip(&wanted).enumerate() {
+    for (i, (found, wanted)) in bench.read::<f32>(out, 64 * 32).into_iter().zip(&wanted).enumerate()
+    {
         // Columns that are rounded once and in a direction are exact; the others are libdevice's approximations.
         let exact = matches!(i % 32, 4 | 6 | 7 | 10..=14 | 16..=24 | 28..=30);
         let within = if exact { 0.0 } else { 4e-6 * wanted.abs().max(1e-3) };
-        assert!((found - wanted).abs() <= within, "column {}, thread {}: {found}, expected {wanted}", i % 32, i / 32);
+        assert!(
+            (found - wanted).abs() <= within,
+            "column {}, thread {}: {found}, expected {wanted}",
+            i % 32,
+            i / 32
+        );
     }
     let wanted = expected::<f64>(include_bytes!("kernels/doubles.expected"));
-    for (i, (found, wanted)) in bench.read::<f64>(out64, 64 * 8).into_iter().zip(&wanted).enumerate() {
-        assert!((found - wanted).abs() <= 1e-14 * wanted.abs().max(1e-2), "column {}: {found}, {wanted}", i % 8);
+    for (i, (found, wanted)) in
+        bench.read::<f64>(out64, 64 * 8).into_iter().zip(&wanted).enumerate()
+    {
+        assert!(
+            (found - wanted).abs() <= 1e-14 * wanted.abs().max(1e-2),
+            "column {}: {found}, {wanted}",
+            i % 8
+        );
     }
-    assert_eq!(bench.read::<u16>(halves, 128), expected::<u16>(include_bytes!("kernels/halves.expected")));
-    assert_eq!(bench.read::<u16>(pairs, 128), expected::<u16>(include_bytes!("kernels/brains.expected")));
+    assert_eq!(
+        bench.read::<u16>(halves, 128),
+        expected::<u16>(include_bytes!("kernels/halves.expected"))
+    );
+    assert_eq!(
+        bench.read::<u16>(pairs, 128),
+        expected::<u16>(include_bytes!("kernels/brains.expected"))
+    );
 }

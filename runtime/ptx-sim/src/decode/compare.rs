@@ -67,7 +67,8 @@ impl Decoder<'_> {
         let value = if ty == Ty::Bf16x2 { bf16_value } else { f16_value };
         Ok(Op::Alu(Box::new(move |regs, mask| {
             let (x, y) = (&regs.w32[a], &regs.w32[b]);
-            let low = mask_where(|i| holds(value(x[i] & 0xffff).into(), value(y[i] & 0xffff).into()));
+            let low =
+                mask_where(|i| holds(value(x[i] & 0xffff).into(), value(y[i] & 0xffff).into()));
             let high = mask_where(|i| holds(value(x[i] >> 16).into(), value(y[i] >> 16).into()));
             regs.put_pred(p, mask, low);
             if let Some(q) = q {
@@ -128,7 +129,14 @@ impl Decoder<'_> {
         })))
     }
 
-    fn comparison(&mut self, how: &str, ty: Ty, a: &Operand, b: &Operand, ftz: bool) -> Known<Compare> {
+    fn comparison(
+        &mut self,
+        how: &str,
+        ty: Ty,
+        a: &Operand,
+        b: &Operand,
+        ftz: bool,
+    ) -> Known<Compare> {
         macro_rules! compare {
             ($word:ty, $to:expr, [$($name:pat => $test:expr),*]) => {{
                 let (a, b) = (self.src::<$word>(a, ty)?, self.src::<$word>(b, ty)?);
@@ -178,7 +186,11 @@ impl Decoder<'_> {
     }
 }
 
-fn lanes<T: Word>(a: usize, b: usize, holds: impl Fn(T, T) -> bool + Send + Sync + 'static) -> Compare {
+fn lanes<T: Word>(
+    a: usize,
+    b: usize,
+    holds: impl Fn(T, T) -> bool + Send + Sync + 'static,
+) -> Compare {
     Box::new(move |regs| {
         let (x, y) = (regs.get::<T>(a), regs.get::<T>(b));
         mask_where(|i| holds(x[i], y[i]))
@@ -197,7 +209,8 @@ fn joined(regs: &Regs, holds: u32, with: Option<(Join, Guard)>) -> u32 {
 
 /// The comparison, what it is joined with, and the first type.
 fn taken(mods: &mut Mods) -> Known<(String, Option<Join>, Ty)> {
-    let how = mods.find(|p| HOW.contains(&p).then(|| p.to_owned())).ok_or("a comparison of what")?;
+    let how =
+        mods.find(|p| HOW.contains(&p).then(|| p.to_owned())).ok_or("a comparison of what")?;
     let join = mods.find(|p| match p {
         "and" => Some(Join::And),
         "or" => Some(Join::Or),
@@ -208,7 +221,8 @@ fn taken(mods: &mut Mods) -> Known<(String, Option<Join>, Ty)> {
 }
 
 const HOW: &[&str] = &[
-    "eq", "ne", "lt", "le", "gt", "ge", "lo", "ls", "hi", "hs", "equ", "neu", "ltu", "leu", "gtu", "geu", "num", "nan",
+    "eq", "ne", "lt", "le", "gt", "ge", "lo", "ls", "hi", "hs", "equ", "neu", "ltu", "leu", "gtu",
+    "geu", "num", "nan",
 ];
 
 fn float_test(how: &str) -> Known<fn(f64, f64) -> bool> {

@@ -8,28 +8,40 @@ use crate::op::{Barrier, BarrierReduce, Guard, Op, ReduceKind};
 use crate::types::Ty;
 
 /// Calls within calls.
-const DEEPEST: usize = 64;
+const DEEPEST: usize = 24;
+/// Calls in all, each inlined: functions without code can multiply too.
+const MOST_CALLS: usize = 1 << 16;
 
 impl<'a> Decoder<'a> {
     /// Decodes what has a say in where to go on; None where the instruction is of another kind.
-    pub(super) fn control(&mut self, inst: &Inst, mods: &mut Mods, guard: Option<Guard>) -> Known<Option<()>> {
+    pub(super) fn control(
+        &mut self,
+        inst: &Inst,
+        mods: &mut Mods,
+        guard: Option<Guard>,
+    ) -> Known<Option<()>> {
         match mods.base() {
             "bra" => {
                 mods.drop(&["uni"]);
-                let [Operand::Name(name)] = operands(inst)? else { return Err("expected a label".into()) };
+                let [Operand::Name(name)] = operands(inst)? else {
+                    return Err("expected a label".into());
+                };
                 let label = self.find_label(name)?;
                 self.branch(label, guard, "bra")?;
             }
             "brx" => {
                 mods.drop(&["idx", "uni"]);
-                let [index, Operand::Name(table)] = operands(inst)? else { return Err("expected targets".into()) };
+                let [index, Operand::Name(table)] = operands(inst)? else {
+                    return Err("expected targets".into());
+                };
                 let index = self.src::<u32>(index, Ty::U32)?;
                 let Entity::Targets(labels) = self.lookup(table)? else {
                     return Err(format!("`{table}` are no targets"));
                 };
                 let at = self.code.len();
                 let targets = vec![0; labels.len()].into_boxed_slice();
-                self.fixups.extend(labels.into_iter().enumerate().map(|(slot, label)| (at, slot, label)));
+                self.fixups
+                    .extend(labels.into_iter().enumerate().map(|(slot, label)| (at, slot, label)));
                 self.push(Op::Table { index, targets }, "brx", guard)?;
             }
             "ret" => {
@@ -51,8 +63,8 @@ impl<'a> Decoder<'a> {
                 self.labels[skip] = Some(self.here());
             }
             "bar" | "barrier" => return self.barrier(inst, mods, guard).map(Some),
-            "membar" | "fence" | "nanosleep" | "griddepcontrol" | "setmaxnreg" | "prefetch" | "prefetchu"
-            | "discard" | "applypriority" | "pmevent" => {
+            "membar" | "fence" | "nanosleep" | "griddepcontrol" | "setmaxnreg" | "prefetch"
+            | "prefetchu" | "discard" | "applypriority" | "pmevent" => {
                 let kind = mods.base().to_owned();
                 self.push(Op::Nop, &kind, guard)?;
                 return Ok(Some(()));
@@ -80,15 +92,26 @@ impl<'a> Decoder<'a> {
             [Operand::Name(name), Operand::Group(given)] => (name, &given[..]),
             _ => return Err("calls through a register".into()),
         };
-        let function = self.ast.functions.iter().find(|f| !f.entry && f.name == *name && f.body.is_some());
+        let function =
+            self.ast.functions.iter().find(|f| !f.entry && f.name == *name && f.body.is_some());
         let Some(function) = function else {
             return Err(format!("`{name}` is not in this module, so it cannot be called"));
         };
         if self.calls.contains(name) || self.calls.len() > DEEPEST {
             return Err(format!("`{name}` calls itself"));
         }
+        self.called += 1;
+        if self.called > MOST_CALLS {
+            return Err(format!(
+                "more than {MOST_CALLS} calls, those in called functions included"
+            ));
+        }
         if returns.len() != function.returns.len() || given.len() != function.params.len() {
-            return Err(format!("`{name}` takes {} and returns {}", function.params.len(), function.returns.len()));
+            return Err(format!(
+                "`{name}` takes {} and returns {}",
+                function.params.len(),
+                function.returns.len()
+            ));
         }
         let mut scope = Scope::function();
         let mut after = vec![];
@@ -132,17 +155,32 @@ impl<'a> Decoder<'a> {
                 let name = self.fresh();
                 let entity = Entity::LocalParam(self.local(param.bytes, param.align)?);
                 self.scope().bind(name.clone(), entity.clone());
-                (format!("st.param.{}", letters(param.bytes)?), (Operand::Address(Some(name), 0), entity))
+                (
+                    format!("st.param.{}", letters(param.bytes)?),
+                    (Operand::Address(Some(name), 0), entity),
+                )
             }
         };
         let (to, entity) = entity;
-        let copy = Inst { line: self.line, guard: None, name: target, operands: vec![to, operand.clone()] };
+        let copy = Inst {
+            line: self.line,
+            guard: None,
+            name: target,
+            operands: vec![to, operand.clone()],
+        };
         self.inst(&copy)?;
         Ok(entity)
     }
 
-    fn returned_in(&mut self, operand: &Operand, param: &Param, after: &mut Vec<Inst>) -> Known<Entity> {
-        let Operand::Name(name) = operand else { return Err("expected a register or a parameter".into()) };
+    fn returned_in(
+        &mut self,
+        operand: &Operand,
+        param: &Param,
+        after: &mut Vec<Inst>,
+    ) -> Known<Entity> {
+        let Operand::Name(name) = operand else {
+            return Err("expected a register or a parameter".into());
+        };
         let caller = self.lookup(name)?;
         match (&caller, param.register) {
             (Entity::LocalParam(_), None) | (Entity::Reg(_), Some(_)) => Ok(caller),
@@ -219,7 +257,11 @@ impl<'a> Decoder<'a> {
             (false, Some(_)) => "bar.red",
             (false, None) => "bar.sync",
         };
-        self.push(Op::Barrier(Box::new(Barrier { id, threads, arrive, aligned, reduce })), kind, guard)
+        self.push(
+            Op::Barrier(Box::new(Barrier { id, threads, arrive, aligned, reduce })),
+            kind,
+            guard,
+        )
     }
 }
 

@@ -4,7 +4,10 @@ use super::operand::operands;
 use super::packed::format;
 use super::{Decoded, Decoder, Known, Mods};
 use crate::ast::Inst;
-use crate::math::{Exact, Format, Round, bf16_bits, bf16_nearest, bf16_value, bits32, bits64, f16_bits, f16_value, flush, saturate};
+use crate::math::{
+    Exact, Format, Round, bf16_bits, bf16_nearest, bf16_value, bits32, bits64, f16_bits, f16_value,
+    flush, saturate,
+};
 use crate::op::Op;
 use crate::regs::lanes_of;
 use crate::types::Ty;
@@ -39,7 +42,16 @@ impl Decoder<'_> {
         let (ftz, sat) = (mods.take("ftz"), mods.take("sat"));
         let (relu, finite) = (mods.take("relu"), mods.take("satfinite"));
         let (to, from) = (mods.ty()?, mods.ty()?);
-        let convert = Convert { from, to, round: round.unwrap_or(Round::Nearest), integral, ftz, sat, relu, finite };
+        let convert = Convert {
+            from,
+            to,
+            round: round.unwrap_or(Round::Nearest),
+            integral,
+            ftz,
+            sat,
+            relu,
+            finite,
+        };
         let op = match inst.operands.len() {
             3 => self.convert_pair(inst, convert)?,
             _ => self.convert_one(inst, convert)?,
@@ -52,7 +64,8 @@ impl Decoder<'_> {
         let format = format(c.to).filter(|_| c.from == Ty::F32 && c.to.bits() == 32);
         let format = format.ok_or_else(|| format!("`{}`", inst.name))?;
         if c.to == Ty::Bf16x2 && c.round == Round::Nearest && !c.relu && !c.finite {
-            return self.bin(inst, [Ty::F32; 2], |a: u32, b: u32| bf16_nearest(a) << 16 | bf16_nearest(b));
+            return self
+                .bin(inst, [Ty::F32; 2], |a: u32, b: u32| bf16_nearest(a) << 16 | bf16_nearest(b));
         }
         let one = move |v: u32| c.half(f64::from(f32::from_bits(v)), format);
         self.bin(inst, [Ty::F32; 2], move |a: u32, b: u32| one(a) << 16 | one(b))
@@ -61,11 +74,17 @@ impl Decoder<'_> {
     fn convert_one(&mut self, inst: &Inst, c: Convert) -> Known<Op> {
         let plain = !c.ftz && !c.sat && !c.relu && !c.finite && c.integral.is_none();
         let near = c.round == Round::Nearest;
-        if plain && near && let Some(op) = self.common(inst, c)? {
+        if plain
+            && near
+            && let Some(op) = self.common(inst, c)?
+        {
             return Ok(op);
         }
         if matches!(c.to, Ty::F16x2 | Ty::Bf16x2 | Ty::B8 | Ty::B16 | Ty::B32 | Ty::B64 | Ty::Pred)
-            || matches!(c.from, Ty::F16x2 | Ty::Bf16x2 | Ty::Tf32 | Ty::B8 | Ty::B16 | Ty::B32 | Ty::B64 | Ty::Pred)
+            || matches!(
+                c.from,
+                Ty::F16x2 | Ty::Bf16x2 | Ty::Tf32 | Ty::B8 | Ty::B16 | Ty::B32 | Ty::B64 | Ty::Pred
+            )
         {
             return Err(format!("`{}`", inst.name));
         }
@@ -91,17 +110,39 @@ impl Decoder<'_> {
         Ok(Some(match (c.from, c.to, from, to) {
             (Ty::Bf16, Ty::F32, W32(_), W32(_)) => self.un(inst, from_ty, |a: u32| a << 16)?,
             (Ty::F32, Ty::Bf16, W32(_), W32(_)) => self.un(inst, from_ty, bf16_nearest)?,
-            (Ty::F16, Ty::F32, W32(_), W32(_)) => self.un(inst, from_ty, |a: u32| bits32(f16_value(a & 0xffff)))?,
-            (Ty::S32, Ty::F32, W32(_), W32(_)) => self.un(inst, from_ty, |a: u32| (a as i32 as f32).to_bits())?,
-            (Ty::U32, Ty::F32, W32(_), W32(_)) => self.un(inst, from_ty, |a: u32| (a as f32).to_bits())?,
-            (Ty::S32, Ty::S64 | Ty::U64, W32(_), W64(_)) => self.un(inst, from_ty, |a: u32| i64::from(a as i32) as u64)?,
-            (Ty::U32, Ty::S64 | Ty::U64, W32(_), W64(_)) => self.un(inst, from_ty, |a: u32| u64::from(a))?,
-            (Ty::U64 | Ty::S64, Ty::U32 | Ty::S32, W64(_), W32(_)) => self.un(inst, from_ty, |a: u64| a as u32)?,
-            (Ty::U16, Ty::U32 | Ty::S32, W32(_), W32(_)) => self.un(inst, from_ty, |a: u32| a & 0xffff)?,
-            (Ty::S16, Ty::U32 | Ty::S32, W32(_), W32(_)) => self.un(inst, from_ty, |a: u32| a as i16 as u32)?,
-            (Ty::U32 | Ty::S32, Ty::U16 | Ty::S16, W32(_), W32(_)) => self.un(inst, from_ty, |a: u32| a & 0xffff)?,
-            (Ty::F32, Ty::F64, W32(_), W64(_)) => self.un(inst, from_ty, |a: u32| bits64(f32::from_bits(a).into()))?,
-            (Ty::F64, Ty::F32, W64(_), W32(_)) => self.un(inst, from_ty, |a: u64| bits32(f64::from_bits(a) as f32))?,
+            (Ty::F16, Ty::F32, W32(_), W32(_)) => {
+                self.un(inst, from_ty, |a: u32| bits32(f16_value(a & 0xffff)))?
+            }
+            (Ty::S32, Ty::F32, W32(_), W32(_)) => {
+                self.un(inst, from_ty, |a: u32| (a as i32 as f32).to_bits())?
+            }
+            (Ty::U32, Ty::F32, W32(_), W32(_)) => {
+                self.un(inst, from_ty, |a: u32| (a as f32).to_bits())?
+            }
+            (Ty::S32, Ty::S64 | Ty::U64, W32(_), W64(_)) => {
+                self.un(inst, from_ty, |a: u32| i64::from(a as i32) as u64)?
+            }
+            (Ty::U32, Ty::S64 | Ty::U64, W32(_), W64(_)) => {
+                self.un(inst, from_ty, |a: u32| u64::from(a))?
+            }
+            (Ty::U64 | Ty::S64, Ty::U32 | Ty::S32, W64(_), W32(_)) => {
+                self.un(inst, from_ty, |a: u64| a as u32)?
+            }
+            (Ty::U16, Ty::U32 | Ty::S32, W32(_), W32(_)) => {
+                self.un(inst, from_ty, |a: u32| a & 0xffff)?
+            }
+            (Ty::S16, Ty::U32 | Ty::S32, W32(_), W32(_)) => {
+                self.un(inst, from_ty, |a: u32| a as i16 as u32)?
+            }
+            (Ty::U32 | Ty::S32, Ty::U16 | Ty::S16, W32(_), W32(_)) => {
+                self.un(inst, from_ty, |a: u32| a & 0xffff)?
+            }
+            (Ty::F32, Ty::F64, W32(_), W64(_)) => {
+                self.un(inst, from_ty, |a: u32| bits64(f32::from_bits(a).into()))?
+            }
+            (Ty::F64, Ty::F32, W64(_), W32(_)) => {
+                self.un(inst, from_ty, |a: u64| bits32(f64::from_bits(a) as f32))?
+            }
             _ => return Ok(None),
         }))
     }

@@ -84,26 +84,57 @@ impl Decoder<'_> {
             ("div", None) => self.two(inst, fin, |a, b| a / b),
             ("fma" | "mad", None) => self.fma(inst, fin),
             ("add", Some(r)) => self.two(inst, fin, move |a, b| {
-                if r == Round::Down && a == -b && a != 0.0 { -0.0 } else { Exact::add(a.into(), b.into()).to_f32(r) }
+                if r == Round::Down && a == -b && a != 0.0 {
+                    -0.0
+                } else {
+                    Exact::add(a.into(), b.into()).to_f32(r)
+                }
             }),
             ("sub", Some(r)) => self.two(inst, fin, move |a, b| {
-                if r == Round::Down && a == b && a != 0.0 { -0.0 } else { Exact::add(a.into(), (-b).into()).to_f32(r) }
+                if r == Round::Down && a == b && a != 0.0 {
+                    -0.0
+                } else {
+                    Exact::add(a.into(), (-b).into()).to_f32(r)
+                }
             }),
-            ("mul", Some(r)) => self.two(inst, fin, move |a, b| Exact::mul(a.into(), b.into()).to_f32(r)),
-            ("div", Some(r)) => self.two(inst, fin, move |a, b| Exact::div(a.into(), b.into()).to_f32(r)),
-            ("fma" | "mad", Some(r)) => self.tern(inst, [Ty::F32; 3], move |a: u32, b: u32, c: u32| {
-                fin.done(Exact::fma(fin.taken(a).into(), fin.taken(b).into(), fin.taken(c).into()).to_f32(r))
-            }),
+            ("mul", Some(r)) => {
+                self.two(inst, fin, move |a, b| Exact::mul(a.into(), b.into()).to_f32(r))
+            }
+            ("div", Some(r)) => {
+                self.two(inst, fin, move |a, b| Exact::div(a.into(), b.into()).to_f32(r))
+            }
+            ("fma" | "mad", Some(r)) => {
+                self.tern(inst, [Ty::F32; 3], move |a: u32, b: u32, c: u32| {
+                    fin.done(
+                        Exact::fma(fin.taken(a).into(), fin.taken(b).into(), fin.taken(c).into())
+                            .to_f32(r),
+                    )
+                })
+            }
             ("rcp", None) => self.one_float(inst, fin, |a| 1.0 / a),
-            ("rcp", Some(r)) => self.one_float(inst, fin, move |a| Exact::div(1.0, a.into()).to_f32(r)),
+            ("rcp", Some(r)) => {
+                self.one_float(inst, fin, move |a| Exact::div(1.0, a.into()).to_f32(r))
+            }
             ("sqrt", None) => self.one_float(inst, fin, f32::sqrt),
-            ("sqrt", Some(r)) => self.one_float(inst, fin, move |a| Exact::sqrt(a.into()).to_f32(r)),
-            ("rsqrt", None) if approximate => self.one_float(inst, fin, |a| (1.0 / f64::from(a).sqrt()) as f32),
+            ("sqrt", Some(r)) => {
+                self.one_float(inst, fin, move |a| Exact::sqrt(a.into()).to_f32(r))
+            }
+            ("rsqrt", None) if approximate => {
+                self.one_float(inst, fin, |a| (1.0 / f64::from(a).sqrt()) as f32)
+            }
             ("ex2", None) if approximate => self.one_float(inst, fin, exp2),
-            ("lg2", None) if approximate => self.one_float(inst, fin, |a| f64::from(a).log2() as f32),
-            ("sin", None) if approximate => self.one_float(inst, fin, |a| f64::from(a).sin() as f32),
-            ("cos", None) if approximate => self.one_float(inst, fin, |a| f64::from(a).cos() as f32),
-            ("tanh", None) if approximate => self.one_float(inst, fin, |a| f64::from(a).tanh() as f32),
+            ("lg2", None) if approximate => {
+                self.one_float(inst, fin, |a| f64::from(a).log2() as f32)
+            }
+            ("sin", None) if approximate => {
+                self.one_float(inst, fin, |a| f64::from(a).sin() as f32)
+            }
+            ("cos", None) if approximate => {
+                self.one_float(inst, fin, |a| f64::from(a).cos() as f32)
+            }
+            ("tanh", None) if approximate => {
+                self.one_float(inst, fin, |a| f64::from(a).tanh() as f32)
+            }
             ("min" | "max", None) => {
                 let (nan, flip) = (mods.take("NaN"), mods.take("xorsign"));
                 mods.drop(&["abs"]);
@@ -113,7 +144,12 @@ impl Decoder<'_> {
                 let max = base == "max";
                 if inst.operands.len() == 4 {
                     return self.tern(inst, [Ty::F32; 3], move |a: u32, b: u32, c: u32| {
-                        fin.done(pick(pick(fin.taken(a), fin.taken(b), max, nan), fin.taken(c), max, nan))
+                        fin.done(pick(
+                            pick(fin.taken(a), fin.taken(b), max, nan),
+                            fin.taken(c),
+                            max,
+                            nan,
+                        ))
                     });
                 }
                 self.two(inst, fin, move |a, b| pick(a, b, max, nan))
@@ -121,19 +157,31 @@ impl Decoder<'_> {
             // Signs are bits: a NaN keeps its own.
             ("abs", None) => self.un(inst, Ty::F32, move |a: u32| fin.taken(a).abs().to_bits()),
             ("neg", None) => self.un(inst, Ty::F32, move |a: u32| (-fin.taken(a)).to_bits()),
-            ("copysign", None) => self.bin(inst, [Ty::F32; 2], |a: u32, b: u32| b & 0x7fff_ffff | a & 0x8000_0000),
+            ("copysign", None) => {
+                self.bin(inst, [Ty::F32; 2], |a: u32, b: u32| b & 0x7fff_ffff | a & 0x8000_0000)
+            }
             _ => Err(format!("`{}`", inst.name)),
         }
     }
 
-    fn one_float(&mut self, inst: &Inst, fin: Finish, op: impl Fn(f32) -> f32 + Send + Sync + 'static) -> Known<Op> {
+    fn one_float(
+        &mut self,
+        inst: &Inst,
+        fin: Finish,
+        op: impl Fn(f32) -> f32 + Send + Sync + 'static,
+    ) -> Known<Op> {
         if fin.plain() {
             return self.un(inst, Ty::F32, move |a: u32| bits32(op(f(a))));
         }
         self.un(inst, Ty::F32, move |a: u32| fin.done(op(fin.taken(a))))
     }
 
-    fn two(&mut self, inst: &Inst, fin: Finish, op: impl Fn(f32, f32) -> f32 + Send + Sync + 'static) -> Known<Op> {
+    fn two(
+        &mut self,
+        inst: &Inst,
+        fin: Finish,
+        op: impl Fn(f32, f32) -> f32 + Send + Sync + 'static,
+    ) -> Known<Op> {
         if fin.plain() {
             return self.bin(inst, [Ty::F32; 2], move |a: u32, b: u32| bits32(op(f(a), f(b))));
         }
@@ -174,7 +222,13 @@ impl Decoder<'_> {
         })))
     }
 
-    fn double(&mut self, inst: &Inst, mods: &mut Mods, base: &str, directed: Option<Round>) -> Known<Op> {
+    fn double(
+        &mut self,
+        inst: &Inst,
+        mods: &mut Mods,
+        base: &str,
+        directed: Option<Round>,
+    ) -> Known<Op> {
         let two = [Ty::F64; 2];
         let r = directed.unwrap_or(Round::Nearest);
         match base {
@@ -187,9 +241,9 @@ impl Decoder<'_> {
             "fma" | "mad" if directed.is_none() => {
                 self.tern(inst, [Ty::F64; 3], |a, b, c| bits64(d(a).mul_add(d(b), d(c))))
             }
-            "fma" | "mad" => {
-                self.tern(inst, [Ty::F64; 3], move |a, b, c| bits64(Exact::fma(d(a), d(b), d(c)).to_f64(r)))
-            }
+            "fma" | "mad" => self.tern(inst, [Ty::F64; 3], move |a, b, c| {
+                bits64(Exact::fma(d(a), d(b), d(c)).to_f64(r))
+            }),
             "sqrt" => self.un(inst, Ty::F64, move |a| bits64(Exact::sqrt(d(a)).to_f64(r))),
             "rcp" => self.un(inst, Ty::F64, move |a| bits64(Exact::div(1.0, d(a)).to_f64(r))),
             "rsqrt" => self.un(inst, Ty::F64, |a| bits64(1.0 / d(a).sqrt())),
@@ -207,14 +261,20 @@ impl Decoder<'_> {
 }
 
 const FLOATS: &[&str] = &[
-    "add", "sub", "mul", "div", "fma", "mad", "rcp", "sqrt", "rsqrt", "ex2", "lg2", "sin", "cos", "tanh", "min", "max",
-    "abs", "neg", "copysign",
+    "add", "sub", "mul", "div", "fma", "mad", "rcp", "sqrt", "rsqrt", "ex2", "lg2", "sin", "cos",
+    "tanh", "min", "max", "abs", "neg", "copysign",
 ];
 
 /// The smaller or larger; a NaN only if both are, or with `.NaN` if one is. -0 is below +0.
 pub(super) fn pick(a: f32, b: f32, max: bool, nan: bool) -> f32 {
     if a.is_nan() || b.is_nan() {
-        return if nan || a.is_nan() && b.is_nan() { f32::NAN } else if a.is_nan() { b } else { a };
+        return if nan || a.is_nan() && b.is_nan() {
+            f32::NAN
+        } else if a.is_nan() {
+            b
+        } else {
+            a
+        };
     }
     if a == b {
         // Differ at most in the sign of zero.

@@ -11,34 +11,70 @@ use crate::types::Ty;
 macro_rules! each_int {
     ($cx:expr, $inst:expr, $ty:expr, |$a:ident| $e:expr) => {
         match $ty {
-            Ty::U16 | Ty::B16 => $cx.un($inst, $ty, |$a: u32| { let $a = $a as u16; u32::from(($e) as u16) }),
-            Ty::S16 => $cx.un($inst, $ty, |$a: u32| { let $a = $a as i16; u32::from(($e) as u16) }),
+            Ty::U16 | Ty::B16 => $cx.un($inst, $ty, |$a: u32| {
+                let $a = $a as u16;
+                u32::from(($e) as u16)
+            }),
+            Ty::S16 => $cx.un($inst, $ty, |$a: u32| {
+                let $a = $a as i16;
+                u32::from(($e) as u16)
+            }),
             Ty::U32 | Ty::B32 => $cx.un($inst, $ty, |$a: u32| ($e) as u32),
-            Ty::S32 => $cx.un($inst, $ty, |$a: u32| { let $a = $a as i32; ($e) as u32 }),
+            Ty::S32 => $cx.un($inst, $ty, |$a: u32| {
+                let $a = $a as i32;
+                ($e) as u32
+            }),
             Ty::U64 | Ty::B64 => $cx.un($inst, $ty, |$a: u64| ($e) as u64),
-            Ty::S64 => $cx.un($inst, $ty, |$a: u64| { let $a = $a as i64; ($e) as u64 }),
+            Ty::S64 => $cx.un($inst, $ty, |$a: u64| {
+                let $a = $a as i64;
+                ($e) as u64
+            }),
             _ => Err(format!("`{}` of this type", $inst.name)),
         }
     };
     ($cx:expr, $inst:expr, $ty:expr, |$a:ident, $b:ident| $e:expr) => {
         match $ty {
-            Ty::U16 | Ty::B16 => $cx.bin($inst, [$ty; 2], |$a: u32, $b: u32| { let ($a, $b) = ($a as u16, $b as u16); u32::from(($e) as u16) }),
-            Ty::S16 => $cx.bin($inst, [$ty; 2], |$a: u32, $b: u32| { let ($a, $b) = ($a as i16, $b as i16); u32::from(($e) as u16) }),
+            Ty::U16 | Ty::B16 => $cx.bin($inst, [$ty; 2], |$a: u32, $b: u32| {
+                let ($a, $b) = ($a as u16, $b as u16);
+                u32::from(($e) as u16)
+            }),
+            Ty::S16 => $cx.bin($inst, [$ty; 2], |$a: u32, $b: u32| {
+                let ($a, $b) = ($a as i16, $b as i16);
+                u32::from(($e) as u16)
+            }),
             Ty::U32 | Ty::B32 => $cx.bin($inst, [$ty; 2], |$a: u32, $b: u32| ($e) as u32),
-            Ty::S32 => $cx.bin($inst, [$ty; 2], |$a: u32, $b: u32| { let ($a, $b) = ($a as i32, $b as i32); ($e) as u32 }),
+            Ty::S32 => $cx.bin($inst, [$ty; 2], |$a: u32, $b: u32| {
+                let ($a, $b) = ($a as i32, $b as i32);
+                ($e) as u32
+            }),
             Ty::U64 | Ty::B64 => $cx.bin($inst, [$ty; 2], |$a: u64, $b: u64| ($e) as u64),
-            Ty::S64 => $cx.bin($inst, [$ty; 2], |$a: u64, $b: u64| { let ($a, $b) = ($a as i64, $b as i64); ($e) as u64 }),
+            Ty::S64 => $cx.bin($inst, [$ty; 2], |$a: u64, $b: u64| {
+                let ($a, $b) = ($a as i64, $b as i64);
+                ($e) as u64
+            }),
             _ => Err(format!("`{}` of this type", $inst.name)),
         }
     };
     ($cx:expr, $inst:expr, $ty:expr, |$a:ident, $b:ident, $c:ident| $e:expr) => {
         match $ty {
-            Ty::U16 | Ty::B16 => $cx.tern($inst, [$ty; 3], |$a: u32, $b: u32, $c: u32| { let ($a, $b, $c) = ($a as u16, $b as u16, $c as u16); u32::from(($e) as u16) }),
-            Ty::S16 => $cx.tern($inst, [$ty; 3], |$a: u32, $b: u32, $c: u32| { let ($a, $b, $c) = ($a as i16, $b as i16, $c as i16); u32::from(($e) as u16) }),
+            Ty::U16 | Ty::B16 => $cx.tern($inst, [$ty; 3], |$a: u32, $b: u32, $c: u32| {
+                let ($a, $b, $c) = ($a as u16, $b as u16, $c as u16);
+                u32::from(($e) as u16)
+            }),
+            Ty::S16 => $cx.tern($inst, [$ty; 3], |$a: u32, $b: u32, $c: u32| {
+                let ($a, $b, $c) = ($a as i16, $b as i16, $c as i16);
+                u32::from(($e) as u16)
+            }),
             Ty::U32 | Ty::B32 => $cx.tern($inst, [$ty; 3], |$a: u32, $b: u32, $c: u32| ($e) as u32),
-            Ty::S32 => $cx.tern($inst, [$ty; 3], |$a: u32, $b: u32, $c: u32| { let ($a, $b, $c) = ($a as i32, $b as i32, $c as i32); ($e) as u32 }),
+            Ty::S32 => $cx.tern($inst, [$ty; 3], |$a: u32, $b: u32, $c: u32| {
+                let ($a, $b, $c) = ($a as i32, $b as i32, $c as i32);
+                ($e) as u32
+            }),
             Ty::U64 | Ty::B64 => $cx.tern($inst, [$ty; 3], |$a: u64, $b: u64, $c: u64| ($e) as u64),
-            Ty::S64 => $cx.tern($inst, [$ty; 3], |$a: u64, $b: u64, $c: u64| { let ($a, $b, $c) = ($a as i64, $b as i64, $c as i64); ($e) as u64 }),
+            Ty::S64 => $cx.tern($inst, [$ty; 3], |$a: u64, $b: u64, $c: u64| {
+                let ($a, $b, $c) = ($a as i64, $b as i64, $c as i64);
+                ($e) as u64
+            }),
             _ => Err(format!("`{}` of this type", $inst.name)),
         }
     };
@@ -71,12 +107,18 @@ impl Decoder<'_> {
                 match (base == "min", relu) {
                     (true, false) => each_int!(self, inst, ty, |a, b| a.min(b))?,
                     (false, false) => each_int!(self, inst, ty, |a, b| a.max(b))?,
-                    (true, true) => self.bin(inst, [ty; 2], |a: u32, b: u32| (a as i32).min(b as i32).max(0) as u32)?,
-                    (false, true) => self.bin(inst, [ty; 2], |a: u32, b: u32| (a as i32).max(b as i32).max(0) as u32)?,
+                    (true, true) => self.bin(inst, [ty; 2], |a: u32, b: u32| {
+                        (a as i32).min(b as i32).max(0) as u32
+                    })?,
+                    (false, true) => self.bin(inst, [ty; 2], |a: u32, b: u32| {
+                        (a as i32).max(b as i32).max(0) as u32
+                    })?,
                 }
             }
             "abs" => match mods.ty()? {
-                ty @ Ty::S16 => self.un(inst, ty, |a: u32| u32::from((a as i16).wrapping_abs() as u16))?,
+                ty @ Ty::S16 => {
+                    self.un(inst, ty, |a: u32| u32::from((a as i16).wrapping_abs() as u16))?
+                }
                 ty @ Ty::S32 => self.un(inst, ty, |a: u32| (a as i32).wrapping_abs() as u32)?,
                 ty @ Ty::S64 => self.un(inst, ty, |a: u64| (a as i64).wrapping_abs() as u64)?,
                 _ => return Err("`abs` of this type".into()),
@@ -87,7 +129,11 @@ impl Decoder<'_> {
             }
             "sad" => {
                 let ty = mods.ty()?;
-                each_int!(self, inst, ty, |a, b, c| c.wrapping_add(if a > b { a.wrapping_sub(b) } else { b.wrapping_sub(a) }))?
+                each_int!(self, inst, ty, |a, b, c| c.wrapping_add(if a > b {
+                    a.wrapping_sub(b)
+                } else {
+                    b.wrapping_sub(a)
+                }))?
             }
             "and" | "or" | "xor" | "not" | "cnot" => self.logic(inst, mods, &base)?,
             "shl" | "shr" => self.shift(inst, mods, base == "shl")?,
@@ -107,8 +153,12 @@ impl Decoder<'_> {
             "bfind" => self.find_bit(inst, mods)?,
             "bfe" => self.extract(inst, mods)?,
             "bfi" => match mods.ty()? {
-                ty if ty.bits() == 64 => self.quad(inst, ty, |a: u64, b, at, len| insert(a, b, at, len, 64))?,
-                ty => self.quad(inst, ty, |a: u32, b, at, len| insert(a.into(), b.into(), at, len, 32) as u32)?,
+                ty if ty.bits() == 64 => {
+                    self.quad(inst, ty, |a: u64, b, at, len| insert(a, b, at, len, 64))?
+                }
+                ty => self.quad(inst, ty, |a: u32, b, at, len| {
+                    insert(a.into(), b.into(), at, len, 32) as u32
+                })?,
             },
             "bmsk" => {
                 let clamp = mods.take("clamp");
@@ -140,15 +190,30 @@ impl Decoder<'_> {
         }
         if mods.take("sat") {
             return match (ty, minus) {
-                (Ty::S32, false) => self.bin(inst, [ty; 2], |a: u32, b: u32| (a as i32).saturating_add(b as i32) as u32),
-                (Ty::S32, true) => self.bin(inst, [ty; 2], |a: u32, b: u32| (a as i32).saturating_sub(b as i32) as u32),
+                (Ty::S32, false) => self.bin(inst, [ty; 2], |a: u32, b: u32| {
+                    (a as i32).saturating_add(b as i32) as u32
+                }),
+                (Ty::S32, true) => self.bin(inst, [ty; 2], |a: u32, b: u32| {
+                    (a as i32).saturating_sub(b as i32) as u32
+                }),
                 _ => Err("`.sat` of other than s32".into()),
             };
         }
-        if minus { each_int!(self, inst, ty, |a, b| a.wrapping_sub(b)) } else { each_int!(self, inst, ty, |a, b| a.wrapping_add(b)) }
+        if minus {
+            each_int!(self, inst, ty, |a, b| a.wrapping_sub(b))
+        } else {
+            each_int!(self, inst, ty, |a, b| a.wrapping_add(b))
+        }
     }
 
-    fn carried<T: Word>(&mut self, inst: &Inst, ty: Ty, minus: bool, takes: bool, sets: bool) -> Known<Op> {
+    fn carried<T: Word>(
+        &mut self,
+        inst: &Inst,
+        ty: Ty,
+        minus: bool,
+        takes: bool,
+        sets: bool,
+    ) -> Known<Op> {
         let [d, a, b] = operands(inst)?;
         let (a, b, d) = (self.src::<T>(a, ty)?, self.src::<T>(b, ty)?, self.dst::<T>(d)?);
         Ok(Op::Alu(Box::new(move |regs, mask| {
@@ -174,22 +239,33 @@ impl Decoder<'_> {
         let ty = mods.ty()?;
         let part = part.ok_or("`mul` of integers without .lo, .hi or .wide")?;
         if base == "mul24" {
-            return self.bin(inst, [ty; 2], move |a: u32, b: u32| mul24(a, b, ty.signed(), part == "hi"));
+            return self
+                .bin(inst, [ty; 2], move |a: u32, b: u32| mul24(a, b, ty.signed(), part == "hi"));
         }
         match part.as_str() {
             "lo" => each_int!(self, inst, ty, |a, b| a.wrapping_mul(b)),
             "hi" => match ty {
-                Ty::U16 => self.bin(inst, [ty; 2], |a: u32, b: u32| (a & 0xffff) * (b & 0xffff) >> 16),
-                Ty::S16 => self.bin(inst, [ty; 2], |a: u32, b: u32| (i32::from(a as i16) * i32::from(b as i16)) as u32 >> 16),
-                Ty::U32 => self.bin(inst, [ty; 2], |a: u32, b: u32| (u64::from(a) * u64::from(b) >> 32) as u32),
-                Ty::S32 => self.bin(inst, [ty; 2], |a: u32, b: u32| (wide(a) * wide(b) >> 32) as u32),
+                Ty::U16 => {
+                    self.bin(inst, [ty; 2], |a: u32, b: u32| (a & 0xffff) * (b & 0xffff) >> 16)
+                }
+                Ty::S16 => self.bin(inst, [ty; 2], |a: u32, b: u32| {
+                    (i32::from(a as i16) * i32::from(b as i16)) as u32 >> 16
+                }),
+                Ty::U32 => self.bin(inst, [ty; 2], |a: u32, b: u32| {
+                    (u64::from(a) * u64::from(b) >> 32) as u32
+                }),
+                Ty::S32 => {
+                    self.bin(inst, [ty; 2], |a: u32, b: u32| (wide(a) * wide(b) >> 32) as u32)
+                }
                 Ty::U64 => self.bin(inst, [ty; 2], high_unsigned),
                 Ty::S64 => self.bin(inst, [ty; 2], high_signed),
                 _ => Err("`mul.hi` of this type".into()),
             },
             _ => match ty {
                 Ty::U16 => self.bin(inst, [ty; 2], |a: u32, b: u32| (a & 0xffff) * (b & 0xffff)),
-                Ty::S16 => self.bin(inst, [ty; 2], |a: u32, b: u32| (i32::from(a as i16) * i32::from(b as i16)) as u32),
+                Ty::S16 => self.bin(inst, [ty; 2], |a: u32, b: u32| {
+                    (i32::from(a as i16) * i32::from(b as i16)) as u32
+                }),
                 Ty::U32 => self.bin(inst, [ty; 2], |a: u32, b: u32| u64::from(a) * u64::from(b)),
                 Ty::S32 => self.bin(inst, [ty; 2], |a: u32, b: u32| (wide(a) * wide(b)) as u64),
                 _ => Err("`mul.wide` of this type".into()),
@@ -210,28 +286,53 @@ impl Decoder<'_> {
             };
         }
         if base == "mad24" {
-            return self.tern(inst, [ty; 3], move |a: u32, b: u32, c: u32| mul24(a, b, ty.signed(), part == "hi").wrapping_add(c));
+            return self.tern(inst, [ty; 3], move |a: u32, b: u32, c: u32| {
+                mul24(a, b, ty.signed(), part == "hi").wrapping_add(c)
+            });
         }
         match part.as_str() {
             "lo" => each_int!(self, inst, ty, |a, b, c| a.wrapping_mul(b).wrapping_add(c)),
             "hi" => match ty {
-                Ty::U32 => self.tern(inst, [ty; 3], |a: u32, b: u32, c: u32| ((u64::from(a) * u64::from(b) >> 32) as u32).wrapping_add(c)),
-                Ty::S32 => self.tern(inst, [ty; 3], |a: u32, b: u32, c: u32| ((wide(a) * wide(b) >> 32) as u32).wrapping_add(c)),
-                Ty::U64 => self.tern(inst, [ty; 3], |a, b, c: u64| high_unsigned(a, b).wrapping_add(c)),
-                Ty::S64 => self.tern(inst, [ty; 3], |a, b, c: u64| high_signed(a, b).wrapping_add(c)),
+                Ty::U32 => self.tern(inst, [ty; 3], |a: u32, b: u32, c: u32| {
+                    ((u64::from(a) * u64::from(b) >> 32) as u32).wrapping_add(c)
+                }),
+                Ty::S32 => self.tern(inst, [ty; 3], |a: u32, b: u32, c: u32| {
+                    ((wide(a) * wide(b) >> 32) as u32).wrapping_add(c)
+                }),
+                Ty::U64 => {
+                    self.tern(inst, [ty; 3], |a, b, c: u64| high_unsigned(a, b).wrapping_add(c))
+                }
+                Ty::S64 => {
+                    self.tern(inst, [ty; 3], |a, b, c: u64| high_signed(a, b).wrapping_add(c))
+                }
                 _ => Err("`mad.hi` of this type".into()),
             },
             _ => match ty {
-                Ty::U16 => self.tern(inst, [ty, ty, Ty::U32], |a: u32, b: u32, c: u32| ((a & 0xffff) * (b & 0xffff)).wrapping_add(c)),
-                Ty::S16 => self.tern(inst, [ty, ty, Ty::S32], |a: u32, b: u32, c: u32| ((i32::from(a as i16) * i32::from(b as i16)) as u32).wrapping_add(c)),
-                Ty::U32 => self.tern(inst, [ty, ty, Ty::U64], |a: u32, b: u32, c: u64| (u64::from(a) * u64::from(b)).wrapping_add(c)),
-                Ty::S32 => self.tern(inst, [ty, ty, Ty::S64], |a: u32, b: u32, c: u64| ((wide(a) * wide(b)) as u64).wrapping_add(c)),
+                Ty::U16 => self.tern(inst, [ty, ty, Ty::U32], |a: u32, b: u32, c: u32| {
+                    ((a & 0xffff) * (b & 0xffff)).wrapping_add(c)
+                }),
+                Ty::S16 => self.tern(inst, [ty, ty, Ty::S32], |a: u32, b: u32, c: u32| {
+                    ((i32::from(a as i16) * i32::from(b as i16)) as u32).wrapping_add(c)
+                }),
+                Ty::U32 => self.tern(inst, [ty, ty, Ty::U64], |a: u32, b: u32, c: u64| {
+                    (u64::from(a) * u64::from(b)).wrapping_add(c)
+                }),
+                Ty::S32 => self.tern(inst, [ty, ty, Ty::S64], |a: u32, b: u32, c: u64| {
+                    ((wide(a) * wide(b)) as u64).wrapping_add(c)
+                }),
                 _ => Err("`mad.wide` of this type".into()),
             },
         }
     }
 
-    fn mad_carried<T: Word>(&mut self, inst: &Inst, ty: Ty, high: bool, takes: bool, sets: bool) -> Known<Op> {
+    fn mad_carried<T: Word>(
+        &mut self,
+        inst: &Inst,
+        ty: Ty,
+        high: bool,
+        takes: bool,
+        sets: bool,
+    ) -> Known<Op> {
         let [d, a, b, c] = operands(inst)?;
         let (a, b, c) = (self.src::<T>(a, ty)?, self.src::<T>(b, ty)?, self.src::<T>(c, ty)?);
         let d = self.dst::<T>(d)?;
@@ -291,7 +392,8 @@ impl Decoder<'_> {
         let [d, a, b] = operands(inst)?;
         let (a, b, d) = (self.pred_source(a)?, self.pred_source(b)?, self.pred(d)?);
         Ok(Op::Alu(Box::new(move |regs, mask| {
-            let value = f(regs.preds[a.pred] ^ flip(a.negated), regs.preds[b.pred] ^ flip(b.negated));
+            let value =
+                f(regs.preds[a.pred] ^ flip(a.negated), regs.preds[b.pred] ^ flip(b.negated));
             regs.put_pred(d, mask, value);
         })))
     }
@@ -301,15 +403,33 @@ impl Decoder<'_> {
         let ty = mods.ty()?;
         let tys = [ty, Ty::U32];
         match (ty.bits(), left, ty.signed()) {
-            (16, true, _) => self.bin(inst, tys, |a: u32, n: u32| if n < 16 { a << n & 0xffff } else { 0 }),
-            (16, false, false) => self.bin(inst, tys, |a: u32, n: u32| if n < 16 { (a & 0xffff) >> n } else { 0 }),
-            (16, false, true) => self.bin(inst, tys, |a: u32, n: u32| u32::from((a as i16 >> n.min(15)) as u16)),
-            (32, true, _) => self.bin(inst, tys, |a: u32, n: u32| if n < 32 { a << (n & 31) } else { 0 }),
-            (32, false, false) => self.bin(inst, tys, |a: u32, n: u32| if n < 32 { a >> (n & 31) } else { 0 }),
-            (32, false, true) => self.bin(inst, tys, |a: u32, n: u32| (a as i32 >> n.min(31)) as u32),
-            (64, true, _) => self.bin(inst, tys, |a: u64, n: u32| if n < 64 { a << (n & 63) } else { 0 }),
-            (64, false, false) => self.bin(inst, tys, |a: u64, n: u32| if n < 64 { a >> (n & 63) } else { 0 }),
-            (64, false, true) => self.bin(inst, tys, |a: u64, n: u32| (a as i64 >> n.min(63)) as u64),
+            (16, true, _) => {
+                self.bin(inst, tys, |a: u32, n: u32| if n < 16 { a << n & 0xffff } else { 0 })
+            }
+            (16, false, false) => {
+                self.bin(inst, tys, |a: u32, n: u32| if n < 16 { (a & 0xffff) >> n } else { 0 })
+            }
+            (16, false, true) => {
+                self.bin(inst, tys, |a: u32, n: u32| u32::from((a as i16 >> n.min(15)) as u16))
+            }
+            (32, true, _) => {
+                self.bin(inst, tys, |a: u32, n: u32| if n < 32 { a << (n & 31) } else { 0 })
+            }
+            (32, false, false) => {
+                self.bin(inst, tys, |a: u32, n: u32| if n < 32 { a >> (n & 31) } else { 0 })
+            }
+            (32, false, true) => {
+                self.bin(inst, tys, |a: u32, n: u32| (a as i32 >> n.min(31)) as u32)
+            }
+            (64, true, _) => {
+                self.bin(inst, tys, |a: u64, n: u32| if n < 64 { a << (n & 63) } else { 0 })
+            }
+            (64, false, false) => {
+                self.bin(inst, tys, |a: u64, n: u32| if n < 64 { a >> (n & 63) } else { 0 })
+            }
+            (64, false, true) => {
+                self.bin(inst, tys, |a: u64, n: u32| (a as i64 >> n.min(63)) as u64)
+            }
             _ => Err("a shift of this type".into()),
         }
     }
@@ -333,13 +453,21 @@ impl Decoder<'_> {
         let (amount, ty) = (mods.take("shiftamt"), mods.ty()?);
         let found = move |zeros: u32| {
             let top = ty.bits() - 1;
-            if zeros > top { u32::MAX } else if amount { zeros } else { top - zeros }
+            if zeros > top {
+                u32::MAX
+            } else if amount {
+                zeros
+            } else {
+                top - zeros
+            }
         };
         match ty {
             Ty::U32 => self.un(inst, ty, move |a: u32| found(a.leading_zeros())),
-            Ty::S32 => self.un(inst, ty, move |a: u32| found((a ^ (a as i32 >> 31) as u32).leading_zeros())),
+            Ty::S32 => self
+                .un(inst, ty, move |a: u32| found((a ^ (a as i32 >> 31) as u32).leading_zeros())),
             Ty::U64 => self.un(inst, ty, move |a: u64| found(a.leading_zeros())),
-            Ty::S64 => self.un(inst, ty, move |a: u64| found((a ^ (a as i64 >> 63) as u64).leading_zeros())),
+            Ty::S64 => self
+                .un(inst, ty, move |a: u64| found((a ^ (a as i64 >> 63) as u64).leading_zeros())),
             _ => Err("`bfind` of this type".into()),
         }
     }
@@ -359,7 +487,8 @@ impl Decoder<'_> {
         };
         let tys = [ty, Ty::U32, Ty::U32];
         match ty.bits() {
-            32 => self.tern(inst, tys, move |a: u32, at: u32, len: u32| field(a.into(), at, len) as u32),
+            32 => self
+                .tern(inst, tys, move |a: u32, at: u32, len: u32| field(a.into(), at, len) as u32),
             64 => self.tern(inst, tys, move |a: u64, at: u32, len: u32| field(a, at, len)),
             _ => Err("`bfe` of this type".into()),
         }
@@ -452,7 +581,8 @@ fn high_signed(a: u64, b: u64) -> u64 {
 }
 
 fn mul24(a: u32, b: u32, signed: bool, high: bool) -> u32 {
-    let narrow = |v: u32| if signed { i64::from((v << 8) as i32 >> 8) } else { i64::from(v & 0xff_ffff) };
+    let narrow =
+        |v: u32| if signed { i64::from((v << 8) as i32 >> 8) } else { i64::from(v & 0xff_ffff) };
     let product = narrow(a) * narrow(b);
     if high { (product >> 16) as u32 } else { product as u32 }
 }

@@ -9,9 +9,30 @@ use crate::regs::Reg;
 use crate::types::{Space, Ty};
 
 const CACHES: &[&str] = &[
-    "ca", "cg", "cs", "lu", "cv", "wb", "wt", "nc", "weak", "cta", "cluster", "gpu", "sys", "L1::evict_normal",
-    "L1::evict_unchanged", "L1::evict_first", "L1::evict_last", "L1::no_allocate", "L2::evict_normal",
-    "L2::evict_first", "L2::evict_last", "L2::64B", "L2::128B", "L2::256B",
+    "ca",
+    "cg",
+    "cs",
+    "lu",
+    "cv",
+    "wb",
+    "wt",
+    "nc",
+    "weak",
+    "cta",
+    "cluster",
+    "gpu",
+    "sys",
+    "L1::evict_normal",
+    "L1::evict_unchanged",
+    "L1::evict_first",
+    "L1::evict_last",
+    "L1::no_allocate",
+    "L2::evict_normal",
+    "L2::evict_first",
+    "L2::evict_last",
+    "L2::64B",
+    "L2::128B",
+    "L2::256B",
 ];
 
 impl Decoder<'_> {
@@ -41,7 +62,9 @@ impl Decoder<'_> {
         let (lanes, ty) = vector(mods)?;
         let [to, from] = operands(inst)?;
         let regs = match to {
-            Operand::Vector(parts) => parts.iter().map(|p| self.target(p, ty)).collect::<Known<Vec<_>>>()?,
+            Operand::Vector(parts) => {
+                parts.iter().map(|p| self.target(p, ty)).collect::<Known<Vec<_>>>()?
+            }
             one => vec![self.target(one, ty)?],
         };
         check(&regs, lanes, ty)?;
@@ -59,7 +82,9 @@ impl Decoder<'_> {
         let (lanes, ty) = vector(mods)?;
         let [to, from] = operands(inst)?;
         let regs = match from {
-            Operand::Vector(parts) => parts.iter().map(|p| self.any(p, ty)).collect::<Known<Vec<_>>>()?,
+            Operand::Vector(parts) => {
+                parts.iter().map(|p| self.any(p, ty)).collect::<Known<Vec<_>>>()?
+            }
             one => vec![self.any(one, ty)?],
         };
         check(&regs, lanes, ty)?;
@@ -99,8 +124,11 @@ impl Decoder<'_> {
             return Err(format!("`{}`", inst.name));
         }
         let mut rest = inst.operands.iter();
-        let mut next = || rest.next().ok_or_else(|| format!("`{}` with too few operands", inst.name));
-        let list = |o: &Operand| if let Operand::Vector(parts) = o { parts.clone() } else { vec![o.clone()] };
+        let mut next =
+            || rest.next().ok_or_else(|| format!("`{}` with too few operands", inst.name));
+        let list = |o: &Operand| {
+            if let Operand::Vector(parts) = o { parts.clone() } else { vec![o.clone()] }
+        };
         let to = if returns { list(next()?) } else { vec![] };
         let at = next()?;
         let a = list(next()?);
@@ -121,7 +149,15 @@ impl Decoder<'_> {
             Space::Global | Space::Generic => {
                 let commutes = !ty.float()
                     && ty.bits() == 32
-                    && matches!(kind, AtomKind::Add | AtomKind::And | AtomKind::Or | AtomKind::Xor | AtomKind::Min | AtomKind::Max);
+                    && matches!(
+                        kind,
+                        AtomKind::Add
+                            | AtomKind::And
+                            | AtomKind::Or
+                            | AtomKind::Xor
+                            | AtomKind::Min
+                            | AtomKind::Max
+                    );
                 self.ordered |= !commutes;
                 self.returned.extend(&to);
             }
@@ -144,7 +180,9 @@ impl Decoder<'_> {
             return Ok(Op::CopyWait(u32::MAX));
         }
         if mods.take("wait_group") {
-            let [Operand::Int(count)] = operands(inst)? else { return Err("expected a count of groups".into()) };
+            let [Operand::Int(count)] = operands(inst)? else {
+                return Err("expected a count of groups".into());
+            };
             return Ok(Op::CopyWait((*count).clamp(0, 1 << 20) as u32));
         }
         let to = mods.find(Space::parse);
@@ -155,7 +193,9 @@ impl Decoder<'_> {
         let [to, from, bytes, more @ ..] = &inst.operands[..] else {
             return Err(format!("`{}` with too few operands", inst.name));
         };
-        let Operand::Int(bytes @ (4 | 8 | 16)) = *bytes else { return Err("copies of 4, 8 or 16 bytes".into()) };
+        let Operand::Int(bytes @ (4 | 8 | 16)) = *bytes else {
+            return Err("copies of 4, 8 or 16 bytes".into());
+        };
         let (mut given, mut ignore) = (None, None);
         for operand in more {
             let pred = match operand {
@@ -177,7 +217,9 @@ impl Decoder<'_> {
     }
 
     pub(super) fn address(&mut self, operand: &Operand, space: Space) -> Known<Address> {
-        let Operand::Address(name, offset) = operand else { return Err("expected an address in brackets".into()) };
+        let Operand::Address(name, offset) = operand else {
+            return Err("expected an address in brackets".into());
+        };
         let offset = *offset as u64;
         let Some(name) = name else { return Ok(Address { space, base: Base::None, offset }) };
         let entity = self.lookup(name)?;
@@ -185,7 +227,9 @@ impl Decoder<'_> {
             Entity::Reg(reg) => {
                 let base = match reg {
                     Reg::W64(index) => Base::W64(index),
-                    Reg::W32(index) if !matches!(space, Space::Global | Space::Generic) => Base::W32(index),
+                    Reg::W32(index) if !matches!(space, Space::Global | Space::Generic) => {
+                        Base::W32(index)
+                    }
                     _ => return Err(format!("`{name}` is no address of 64 bits")),
                 };
                 self.read.insert(reg);
@@ -218,7 +262,8 @@ fn strong(mods: &mut Mods) -> bool {
 }
 
 fn vector(mods: &mut Mods) -> Known<(usize, Ty)> {
-    let lanes = mods.find(|p| ["v2", "v4", "v8"].contains(&p).then(|| p[1..].parse().expect("a digit")));
+    let lanes =
+        mods.find(|p| ["v2", "v4", "v8"].contains(&p).then(|| p[1..].parse().expect("a digit")));
     Ok((lanes.unwrap_or(1), mods.ty()?))
 }
 
@@ -234,5 +279,9 @@ fn check(regs: &[Reg], lanes: usize, ty: Ty) -> Known<()> {
         Reg::W64(_) => false,
         Reg::Pred(_) => true,
     };
-    if regs.iter().any(narrow) { Err("a register narrower than what it holds".into()) } else { Ok(()) }
+    if regs.iter().any(narrow) {
+        Err("a register narrower than what it holds".into())
+    } else {
+        Ok(())
+    }
 }

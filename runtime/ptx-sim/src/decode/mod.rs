@@ -27,6 +27,9 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 /// More than any kernel has, and few enough that nested calls cannot fill the memory.
 const MOST_CODE: usize = 1 << 20;
 
+/// What the driver takes.
+const MOST_PARAMETERS: u64 = 32764;
+
 /// Where a module's own variables lie in global memory.
 pub(crate) use operand::PARAM_LOCAL;
 
@@ -38,9 +41,17 @@ pub(crate) type Known<T> = Result<T, String>;
 pub(crate) fn kernel(ast: &Ast, symbols: &Symbols, name: &str) -> Result<Kernel, Error> {
     let entry = ast.functions.iter().find(|f| f.entry && f.name == name && f.body.is_some());
     let Some(entry) = entry else {
-        let known: Vec<&str> =
-            ast.functions.iter().filter(|f| f.entry && f.body.is_some()).map(|f| f.name.as_str()).collect();
-        let known = if known.is_empty() { "it has none".into() } else { format!("it has {}", known.join(", ")) };
+        let known: Vec<&str> = ast
+            .functions
+            .iter()
+            .filter(|f| f.entry && f.body.is_some())
+            .map(|f| f.name.as_str())
+            .collect();
+        let known = if known.is_empty() {
+            "it has none".into()
+        } else {
+            format!("it has {}", known.join(", "))
+        };
         return Err(Error::Launch(format!("the module has no entry `{name}`: {known}")));
     };
     let mut decoder = Decoder {
@@ -59,6 +70,7 @@ pub(crate) fn kernel(ast: &Ast, symbols: &Symbols, name: &str) -> Result<Kernel,
         fixups: vec![],
         returns: vec![],
         calls: vec![],
+        called: 0,
         shared: HashMap::new(),
         static_shared: 0,
         dynamic_shared: 0,
@@ -99,6 +111,8 @@ pub(crate) struct Decoder<'a> {
     returns: Vec<usize>,
     /// Functions that are being inlined.
     calls: Vec<String>,
+    /// Calls inlined so far.
+    called: usize,
     shared: HashMap<(String, String), u64>,
     static_shared: u64,
     /// Where `.extern .shared` begins.
@@ -122,6 +136,9 @@ impl<'a> Decoder<'a> {
         for param in &entry.params {
             let at = end.next_multiple_of(param.align);
             end = at + param.bytes;
+            if end > MOST_PARAMETERS {
+                return Err(format!("more than {MOST_PARAMETERS} bytes of parameters"));
+            }
             params.push((at, param.bytes));
             scope.bind(param.name.clone(), Entity::Param(at));
         }
@@ -181,7 +198,9 @@ impl<'a> Decoder<'a> {
                     own.push((function.name.clone(), variable));
                 }
             });
-            open.extend(self.ast.functions.iter().filter(|f| !f.entry && words.contains(f.name.as_str())));
+            open.extend(
+                self.ast.functions.iter().filter(|f| !f.entry && words.contains(f.name.as_str())),
+            );
             named.extend(words);
         }
         let module = self.ast.variables.iter().filter(|v| v.space == Space::Shared);
@@ -219,7 +238,8 @@ impl<'a> Decoder<'a> {
         }
         for stmt in stmts {
             if let Stmt::Targets(name, targets) = stmt {
-                let labels = targets.iter().map(|t| self.find_label(t)).collect::<Known<Vec<_>>>()?;
+                let labels =
+                    targets.iter().map(|t| self.find_label(t)).collect::<Known<Vec<_>>>()?;
                 self.scope().bind(name.clone(), Entity::Targets(labels));
             }
         }
@@ -377,19 +397,35 @@ fn kind(name: &str) -> String {
     };
     let spaces = parts.filter(|p| keep == 2 || Space::parse(p).is_some()).filter(|p| {
         keep == 1
-            || matches!(*p, "sync" | "warp" | "arrive" | "red" | "async" | "commit_group" | "wait_group" | "wait_all")
+            || matches!(
+                *p,
+                "sync"
+                    | "warp"
+                    | "arrive"
+                    | "red"
+                    | "async"
+                    | "commit_group"
+                    | "wait_group"
+                    | "wait_all"
+            )
     });
     std::iter::once(base).chain(spaces.take(2)).collect::<Vec<_>>().join(".")
 }
 
 /// The names that statements mention, and the variables that they declare.
-fn mentions<'a>(stmts: &'a [Stmt], words: &mut HashSet<&'a str>, declared: &mut impl FnMut(&'a Variable)) {
+fn mentions<'a>(
+    stmts: &'a [Stmt],
+    words: &mut HashSet<&'a str>,
+    declared: &mut impl FnMut(&'a Variable),
+) {
     fn operand<'a>(o: &'a Operand, words: &mut HashSet<&'a str>) {
         match o {
             Operand::Name(name) | Operand::Sum(name, _) | Operand::Address(Some(name), _) => {
                 words.insert(name);
             }
-            Operand::Vector(list) | Operand::Group(list) => list.iter().for_each(|o| operand(o, words)),
+            Operand::Vector(list) | Operand::Group(list) => {
+                list.iter().for_each(|o| operand(o, words))
+            }
             _ => {}
         }
     }
@@ -436,7 +472,8 @@ impl Mods {
 
     /// Takes the first part that `f` knows.
     fn find<T>(&mut self, f: impl Fn(&str) -> Option<T>) -> Option<T> {
-        let (at, found) = self.parts.iter().enumerate().skip(1).find_map(|(i, p)| Some((i, f(p)?)))?;
+        let (at, found) =
+            self.parts.iter().enumerate().skip(1).find_map(|(i, p)| Some((i, f(p)?)))?;
         self.parts.remove(at);
         Some(found)
     }

@@ -41,7 +41,17 @@ impl Decoder<'_> {
         match (d, a) {
             (Operand::Vector(parts), _) => return self.unpack(parts, a, ty),
             (_, Operand::Vector(parts)) => return self.pack(d, parts, ty),
-            (_, Operand::Name(name)) if matches!(name.as_str(), "%clock" | "%clock_hi" | "%clock64" | "%globaltimer" | "%globaltimer_lo" | "%globaltimer_hi") => {
+            (_, Operand::Name(name))
+                if matches!(
+                    name.as_str(),
+                    "%clock"
+                        | "%clock_hi"
+                        | "%clock64"
+                        | "%globaltimer"
+                        | "%globaltimer_lo"
+                        | "%globaltimer_hi"
+                ) =>
+            {
                 return Ok(Op::Clock(self.target(d, ty)?));
             }
             _ => {}
@@ -62,7 +72,11 @@ impl Decoder<'_> {
             }
             return self.un::<u64, u64>(inst, ty, |a| a);
         }
-        if ty.bits() == 16 { self.un::<u32, u32>(inst, ty, |a| a & 0xffff) } else { self.un::<u32, u32>(inst, ty, |a| a) }
+        if ty.bits() == 16 {
+            self.un::<u32, u32>(inst, ty, |a| a & 0xffff)
+        } else {
+            self.un::<u32, u32>(inst, ty, |a| a)
+        }
     }
 
     fn unpack(&mut self, parts: &[Operand], from: &Operand, ty: Ty) -> Known<Op> {
@@ -98,7 +112,8 @@ impl Decoder<'_> {
             for lane in crate::regs::lanes_of(mask) {
                 let mut value = 0;
                 for (i, &from) in from.iter().enumerate() {
-                    value |= (regs.lane(from, lane) & (u64::MAX >> (64 - bits))) << (i as u32 * bits);
+                    value |=
+                        (regs.lane(from, lane) & (u64::MAX >> (64 - bits))) << (i as u32 * bits);
                 }
                 regs.set_lane(to, lane, value);
             }
@@ -125,12 +140,17 @@ impl Decoder<'_> {
         mods.take("ftz");
         let ty = mods.ty()?;
         let by = mods.ty()?;
-        let chooses = move |c: u32| if by == Ty::F32 { f32::from_bits(c) >= 0.0 } else { c as i32 >= 0 };
+        let chooses =
+            move |c: u32| if by == Ty::F32 { f32::from_bits(c) >= 0.0 } else { c as i32 >= 0 };
         if by.bits() != 32 {
             return Err("`slct` by other than 32 bits".into());
         }
         if ty.bits() == 64 {
-            return self.tern(inst, [ty, ty, by], move |a: u64, b: u64, c: u32| if chooses(c) { a } else { b });
+            return self.tern(
+                inst,
+                [ty, ty, by],
+                move |a: u64, b: u64, c: u32| if chooses(c) { a } else { b },
+            );
         }
         self.tern(inst, [ty, ty, by], move |a: u32, b: u32, c: u32| if chooses(c) { a } else { b })
     }

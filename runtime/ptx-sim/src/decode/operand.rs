@@ -36,7 +36,11 @@ impl Decoder<'_> {
             }
             _ => {
                 let bits = immediate(operand, ty)?;
-                return Ok(if wide { Reg::W64(self.constant64(bits)?) } else { Reg::W32(self.constant32(bits as u32)?) });
+                return Ok(if wide {
+                    Reg::W64(self.constant64(bits)?)
+                } else {
+                    Reg::W32(self.constant32(bits as u32)?)
+                });
             }
         };
         self.read.insert(reg);
@@ -45,12 +49,20 @@ impl Decoder<'_> {
 
     fn address_of(&mut self, entity: &Entity, offset: i64, wide: bool) -> Known<Reg> {
         let at = match entity {
-            Entity::Local(at) | Entity::Shared(at) | Entity::Param(at) | Entity::Global(_, at) => *at,
+            Entity::Local(at) | Entity::Shared(at) | Entity::Param(at) | Entity::Global(_, at) => {
+                *at
+            }
             Entity::LocalParam(at) => at + PARAM_LOCAL,
-            Entity::Reg(_) | Entity::Targets(_) => return Err("expected an address or a value".into()),
+            Entity::Reg(_) | Entity::Targets(_) => {
+                return Err("expected an address or a value".into());
+            }
         };
         let at = at.wrapping_add_signed(offset);
-        Ok(if wide { Reg::W64(self.constant64(at)?) } else { Reg::W32(self.constant32(at as u32)?) })
+        Ok(if wide {
+            Reg::W64(self.constant64(at)?)
+        } else {
+            Reg::W32(self.constant32(at as u32)?)
+        })
     }
 
     pub(super) fn src<T: Word>(&mut self, operand: &Operand, ty: Ty) -> Known<usize> {
@@ -90,7 +102,9 @@ impl Decoder<'_> {
     /// A predicate or its negation; immediates are constant predicates.
     pub(super) fn pred_source(&mut self, operand: &Operand) -> Known<Guard> {
         match operand {
-            Operand::Not(name) => Ok(Guard { pred: self.pred(&Operand::Name(name.clone()))?, negated: true }),
+            Operand::Not(name) => {
+                Ok(Guard { pred: self.pred(&Operand::Name(name.clone()))?, negated: true })
+            }
             Operand::Int(value) => {
                 // A predicate that nobody writes is false.
                 let Reg::Pred(pred) = self.register(Ty::Pred)? else { unreachable!("a predicate") };

@@ -32,14 +32,17 @@ impl Half {
             near if self.relu && near <= 0.0 => Exact::of(0.0),
             _ => v,
         };
-        let bits = if self.brain { bf16_bits(v, Round::Nearest) } else { f16_bits(v, Round::Nearest) };
+        let bits =
+            if self.brain { bf16_bits(v, Round::Nearest) } else { f16_bits(v, Round::Nearest) };
         u32::from(if self.ftz && bits & 0x7c00 == 0 { bits & 0x8000 } else { bits })
     }
 }
 
 impl Decoder<'_> {
     pub(super) fn packed(&mut self, inst: &Inst, mods: &mut Mods) -> Known<Option<Decoded>> {
-        let Some(ty @ (Ty::F16 | Ty::F16x2 | Ty::Bf16 | Ty::Bf16x2)) = mods.peek() else { return Ok(None) };
+        let Some(ty @ (Ty::F16 | Ty::F16x2 | Ty::Bf16 | Ty::Bf16x2)) = mods.peek() else {
+            return Ok(None);
+        };
         let base = mods.base().to_owned();
         if !HALVES.contains(&base.as_str()) {
             return Ok(None);
@@ -57,11 +60,28 @@ impl Decoder<'_> {
         let width = if pair { 2 } else { 1 };
         let h = half;
         let (op, flops) = match base.as_str() {
-            "add" => (self.half2(inst, ty, pair, move |a, b| h.round(Exact::add(h.value(a), h.value(b))))?, 1),
-            "sub" => (self.half2(inst, ty, pair, move |a, b| h.round(Exact::add(h.value(a), -h.value(b))))?, 1),
-            "mul" => (self.half2(inst, ty, pair, move |a, b| h.round(Exact::mul(h.value(a), h.value(b))))?, 1),
+            "add" => (
+                self.half2(inst, ty, pair, move |a, b| {
+                    h.round(Exact::add(h.value(a), h.value(b)))
+                })?,
+                1,
+            ),
+            "sub" => (
+                self.half2(inst, ty, pair, move |a, b| {
+                    h.round(Exact::add(h.value(a), -h.value(b)))
+                })?,
+                1,
+            ),
+            "mul" => (
+                self.half2(inst, ty, pair, move |a, b| {
+                    h.round(Exact::mul(h.value(a), h.value(b)))
+                })?,
+                1,
+            ),
             "fma" => {
-                let fma = move |a: u32, b: u32, c: u32| h.round(Exact::fma(h.value(a), h.value(b), h.value(c)));
+                let fma = move |a: u32, b: u32, c: u32| {
+                    h.round(Exact::fma(h.value(a), h.value(b), h.value(c)))
+                };
                 let op = if pair {
                     self.tern(inst, [ty; 3], move |a: u32, b: u32, c: u32| {
                         fma(a, b, c) | fma(a >> 16, b >> 16, c >> 16) << 16
@@ -111,7 +131,8 @@ impl Decoder<'_> {
         f: impl Fn(u32, u32) -> u32 + Send + Sync + 'static,
     ) -> Known<Op> {
         if pair {
-            return self.bin(inst, [ty; 2], move |a: u32, b: u32| f(a, b) | f(a >> 16, b >> 16) << 16);
+            return self
+                .bin(inst, [ty; 2], move |a: u32, b: u32| f(a, b) | f(a >> 16, b >> 16) << 16);
         }
         self.bin(inst, [ty; 2], f)
     }

@@ -38,7 +38,9 @@ impl Decoder<'_> {
     fn matrix(&mut self, inst: &Inst, mods: &mut Mods, load: bool) -> Known<Op> {
         mods.drop(&["sync", "aligned"]);
         let transposed = mods.take("trans");
-        let count = mods.find(|p| ["x1", "x2", "x4"].contains(&p).then(|| p[1..].parse::<usize>().expect("a digit")));
+        let count = mods.find(|p| {
+            ["x1", "x2", "x4"].contains(&p).then(|| p[1..].parse::<usize>().expect("a digit"))
+        });
         let count = count.ok_or("a matrix load of how many")?;
         if !mods.take("m8n8") {
             return Err(format!("`{}`", inst.name));
@@ -70,7 +72,8 @@ impl Decoder<'_> {
         let (a, d) = (self.src::<u32>(a, Ty::B32)?, self.dst::<u32>(d)?);
         let run: Together = Box::new(move |regs, mask| {
             let x = regs.w32[a];
-            let at = |row: usize, column: usize| x[row * 4 + column / 2] >> (16 * (column % 2)) & 0xffff;
+            let at =
+                |row: usize, column: usize| x[row * 4 + column / 2] >> (16 * (column % 2)) & 0xffff;
             let out: Lanes<u32> = std::array::from_fn(|i| {
                 let (row, column) = (i / 4, i % 4 * 2);
                 at(column, row) | at(column + 1, row) << 16
@@ -93,7 +96,9 @@ impl Decoder<'_> {
             (Ty::F32, Ty::F16, Ty::F16, Ty::F32, 8 | 16) => Elements::F16,
             (Ty::F16, Ty::F16, Ty::F16, Ty::F16, 8 | 16) => Elements::F16InF16,
             (Ty::F32, Ty::Tf32, Ty::Tf32, Ty::F32, 4 | 8) => Elements::Tf32,
-            (Ty::S32, Ty::S8 | Ty::U8, Ty::S8 | Ty::U8, Ty::S32, 16 | 32) => Elements::Bytes(ta, tb, satfinite),
+            (Ty::S32, Ty::S8 | Ty::U8, Ty::S8 | Ty::U8, Ty::S32, 16 | 32) => {
+                Elements::Bytes(ta, tb, satfinite)
+            }
             _ => return Err(format!("unknown instruction `{}`", inst.name)),
         };
         if satfinite && !matches!(kind, Elements::Bytes(..)) {
@@ -117,7 +122,9 @@ impl Decoder<'_> {
             // The hardware looks at the upper bits only.
             Elements::Tf32 => floats(shape, a, b, c, d, |v, _| f32::from_bits(v & 0xffff_e000)),
             Elements::F16InF16 => halves(shape, a, b, c, d),
-            Elements::Bytes(ta, tb, sat) => bytes(shape, [a, b, c, d], ta.signed(), tb.signed(), sat),
+            Elements::Bytes(ta, tb, sat) => {
+                bytes(shape, [a, b, c, d], ta.signed(), tb.signed(), sat)
+            }
         };
         let op = Op::Together { members: None, run };
         Ok(Decoded { op, flops: 0, tensor_flops: 2 * 16 * 8 * k as u32 })
@@ -235,7 +242,10 @@ fn halves(shape: Shape, a: Vec<usize>, b: Vec<usize>, c: Vec<usize>, d: Vec<usiz
             for (lane, word) in regs.w32[reg].iter_mut().enumerate() {
                 let half = |i: usize| {
                     let v = sums[lane / 4 + r * 8][lane % 4 * 2 + i];
-                    u32::from(f16_bits(crate::math::Exact::of(v.into()), crate::math::Round::Nearest))
+                    u32::from(f16_bits(
+                        crate::math::Exact::of(v.into()),
+                        crate::math::Round::Nearest,
+                    ))
                 };
                 *word = half(0) | half(1) << 16;
             }
@@ -244,7 +254,13 @@ fn halves(shape: Shape, a: Vec<usize>, b: Vec<usize>, c: Vec<usize>, d: Vec<usiz
     })
 }
 
-fn bytes(shape: Shape, [a, b, c, d]: [Vec<usize>; 4], signed_a: bool, signed_b: bool, saturates: bool) -> Together {
+fn bytes(
+    shape: Shape,
+    [a, b, c, d]: [Vec<usize>; 4],
+    signed_a: bool,
+    signed_b: bool,
+    saturates: bool,
+) -> Together {
     let value = |signed: bool| {
         move |v: u32, i: usize| {
             let byte = (v >> (8 * i)) as u8;
@@ -258,7 +274,8 @@ fn bytes(shape: Shape, [a, b, c, d]: [Vec<usize>; 4], signed_a: bool, signed_b: 
         for (r, &reg) in d.iter().enumerate() {
             for lane in 0..32 {
                 let (row, column) = (lane / 4 + r / 2 * 8, lane % 4 * 2 + r % 2);
-                let sum: i64 = (0..shape.k).map(|k| i64::from(am[row][k]) * i64::from(bm[k][column])).sum();
+                let sum: i64 =
+                    (0..shape.k).map(|k| i64::from(am[row][k]) * i64::from(bm[k][column])).sum();
                 let sum = sum + i64::from(c[r][lane] as i32);
                 let sum = if saturates { sum.clamp(i32::MIN.into(), i32::MAX.into()) } else { sum };
                 regs.w32[reg][lane] = sum as u32;

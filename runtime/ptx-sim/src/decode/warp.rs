@@ -22,7 +22,10 @@ impl Decoder<'_> {
             mods.ty()?;
             let [d] = operands(inst)?;
             let d = self.dst::<u32>(d)?;
-            return Ok(Some(Op::Alu(Box::new(move |regs, mask| regs.put::<u32>(d, mask, &[mask; LANES]))).into()));
+            return Ok(Some(
+                Op::Alu(Box::new(move |regs, mask| regs.put::<u32>(d, mask, &[mask; LANES])))
+                    .into(),
+            ));
         }
         if !["shfl", "vote", "match", "redux", "elect"].contains(&base.as_str()) {
             return Ok(None);
@@ -134,9 +137,12 @@ impl Decoder<'_> {
         Ok(Box::new(move |regs, mask| {
             let equal = |lane: usize| {
                 let value = regs.lane(a, lane);
-                lanes_of(mask).filter(|&other| regs.lane(a, other) == value).fold(0, |m, other| m | 1 << other)
+                lanes_of(mask)
+                    .filter(|&other| regs.lane(a, other) == value)
+                    .fold(0, |m, other| m | 1 << other)
             };
-            let found: [u32; LANES] = std::array::from_fn(|i| if mask >> i & 1 == 1 { equal(i) } else { 0 });
+            let found: [u32; LANES] =
+                std::array::from_fn(|i| if mask >> i & 1 == 1 { equal(i) } else { 0 });
             let same = lanes_of(mask).all(|i| found[i] == mask);
             let out = if all { [if same { mask } else { 0 }; LANES] } else { found };
             regs.put::<u32>(d, mask, &out);
@@ -148,7 +154,8 @@ impl Decoder<'_> {
     }
 
     fn redux(&mut self, inst: &Inst, mods: &mut Mods) -> Known<Together> {
-        let how = mods.find(|p| ["add", "min", "max", "and", "or", "xor"].iter().position(|h| *h == p));
+        let how =
+            mods.find(|p| ["add", "min", "max", "and", "or", "xor"].iter().position(|h| *h == p));
         let how = how.ok_or("`redux` of which kind")?;
         let ty = mods.ty()?;
         if ty.bits() != 32 || ty.float() {
@@ -186,4 +193,3 @@ impl Decoder<'_> {
         }))
     }
 }
-

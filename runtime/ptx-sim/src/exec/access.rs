@@ -13,7 +13,12 @@ use crate::types::Space;
 use std::sync::atomic::Ordering::Relaxed;
 
 impl Warp {
-    pub(super) fn load(&mut self, around: &mut Around<'_>, access: &Access, on: u32) -> Outcome<()> {
+    pub(super) fn load(
+        &mut self,
+        around: &mut Around<'_>,
+        access: &Access,
+        on: u32,
+    ) -> Outcome<()> {
         if on == 0 {
             return Ok(());
         }
@@ -31,7 +36,12 @@ impl Warp {
         Ok(())
     }
 
-    pub(super) fn store(&mut self, around: &mut Around<'_>, access: &Access, on: u32) -> Outcome<()> {
+    pub(super) fn store(
+        &mut self,
+        around: &mut Around<'_>,
+        access: &Access,
+        on: u32,
+    ) -> Outcome<()> {
         if on == 0 {
             return Ok(());
         }
@@ -135,7 +145,11 @@ impl Warp {
                             }
                         }
                         _ => (0..LANES).for_each(|i| {
-                            self.regs.set_lane(reg, i, extend(lane(i).into(), 4, access.ty.signed()));
+                            self.regs.set_lane(
+                                reg,
+                                i,
+                                extend(lane(i).into(), 4, access.ty.signed()),
+                            );
                         }),
                     }
                 }
@@ -143,7 +157,8 @@ impl Warp {
             }
             for (e, &reg) in access.regs.iter().enumerate() {
                 for i in 0..LANES {
-                    let value = allocation.load(offset + i as u64 * bytes + e as u64 * element, element);
+                    let value =
+                        allocation.load(offset + i as u64 * bytes + e as u64 * element, element);
                     self.regs.set_lane(reg, i, extend(value, element, access.ty.signed()));
                 }
             }
@@ -164,7 +179,8 @@ impl Warp {
         for (e, &reg) in access.regs.iter().enumerate() {
             for lane in lanes_of(on) {
                 let allocation = &memory.allocations()[found[lane] as usize];
-                let value = allocation.load(addresses[lane] - allocation.base + e as u64 * element, element);
+                let value = allocation
+                    .load(addresses[lane] - allocation.base + e as u64 * element, element);
                 self.regs.set_lane(reg, lane, extend(value, element, access.ty.signed()));
             }
         }
@@ -189,7 +205,11 @@ impl Warp {
             for (e, &reg) in access.regs.iter().enumerate() {
                 for i in 0..LANES {
                     let value = self.regs.lane(reg, i);
-                    allocation.store(offset + i as u64 * bytes + e as u64 * element, element, value);
+                    allocation.store(
+                        offset + i as u64 * bytes + e as u64 * element,
+                        element,
+                        value,
+                    );
                 }
             }
             allocation.mark(offset, bytes * 32);
@@ -223,7 +243,8 @@ impl Warp {
             let who = self.who(lane, access.strong);
             for (e, &reg) in access.regs.iter().enumerate() {
                 let at = addresses[lane] + e as u64 * element;
-                let value = around.shared.load(at, element, who).or_else(|fault| at_lane(lane, fault))?;
+                let value =
+                    around.shared.load(at, element, who).or_else(|fault| at_lane(lane, fault))?;
                 self.regs.set_lane(reg, lane, extend(value, element, access.ty.signed()));
             }
         }
@@ -246,7 +267,10 @@ impl Warp {
             for (e, &reg) in access.regs.iter().enumerate() {
                 let at = addresses[lane] + e as u64 * element;
                 let value = self.regs.lane(reg, lane);
-                around.shared.store(at, element, value, who).or_else(|fault| at_lane(lane, fault))?;
+                around
+                    .shared
+                    .store(at, element, value, who)
+                    .or_else(|fault| at_lane(lane, fault))?;
             }
         }
         Ok(())
@@ -303,7 +327,8 @@ impl Warp {
                     _ => {
                         let shift = at % 4 * 8;
                         let mask = (if element == 2 { 0xffffu32 } else { 0xff }) << shift;
-                        self.local[word] = self.local[word] & !mask | (value << shift) as u32 & mask;
+                        self.local[word] =
+                            self.local[word] & !mask | (value << shift) as u32 & mask;
                     }
                 }
             }
@@ -328,7 +353,10 @@ impl Warp {
             }
             let end = address.checked_add(bytes).filter(|end| *end <= params.len() as u64);
             if end.is_none() {
-                let message = format!("reads {bytes} bytes at {address:#x} of {} bytes of parameters", params.len());
+                let message = format!(
+                    "reads {bytes} bytes at {address:#x} of {} bytes of parameters",
+                    params.len()
+                );
                 return trouble(FaultKind::OutOfBounds, lane, message);
             }
             for (e, &reg) in access.regs.iter().enumerate() {
@@ -344,10 +372,16 @@ impl Warp {
 }
 
 /// The space that each address lies in, and the address there, for those lanes that share it.
-pub(super) fn parts(space: Space, addresses: &Lanes<u64>, on: u32) -> Vec<(Space, Lanes<u64>, u32)> {
+pub(super) fn parts(
+    space: Space,
+    addresses: &Lanes<u64>,
+    on: u32,
+) -> Vec<(Space, Lanes<u64>, u32)> {
     let split: fn(u64) -> (Space, u64) = match space {
         Space::Generic => space_of,
-        Space::Param => |a| if a >= PARAM_LOCAL { (Space::Local, a - PARAM_LOCAL) } else { (Space::Param, a) },
+        Space::Param => {
+            |a| if a >= PARAM_LOCAL { (Space::Local, a - PARAM_LOCAL) } else { (Space::Param, a) }
+        }
         _ => return vec![(space, *addresses, on)],
     };
     let mut out: Vec<(Space, Lanes<u64>, u32)> = vec![];
@@ -384,7 +418,9 @@ fn one_allocation(around: &mut Around<'_>, addresses: &Lanes<u64>, bytes: u64) -
     let first = addresses[0];
     if let Some(at) = memory.find(first, *around.hint) {
         let allocation = &memory.allocations()[at];
-        if first % bytes == 0 && bytes * 32 <= allocation.bytes - (first - allocation.base).min(allocation.bytes) {
+        if first % bytes == 0
+            && bytes * 32 <= allocation.bytes - (first - allocation.base).min(allocation.bytes)
+        {
             *around.hint = at;
             return Ok(at);
         }
@@ -395,7 +431,12 @@ fn one_allocation(around: &mut Around<'_>, addresses: &Lanes<u64>, bytes: u64) -
 
 impl Around<'_> {
     /// The allocation that each lane's access lies in.
-    pub(super) fn locate(&mut self, addresses: &Lanes<u64>, on: u32, bytes: u64) -> Outcome<Lanes<u32>> {
+    pub(super) fn locate(
+        &mut self,
+        addresses: &Lanes<u64>,
+        on: u32,
+        bytes: u64,
+    ) -> Outcome<Lanes<u32>> {
         let memory = self.env.memory;
         let mut found = [0; LANES];
         for lane in lanes_of(on) {
@@ -419,7 +460,8 @@ impl Around<'_> {
 
     fn outside(&self, address: u64, bytes: u64, at: Option<usize>) -> String {
         let allocations = self.env.memory.allocations();
-        let before = at.or_else(|| allocations.partition_point(|a| a.base <= address).checked_sub(1));
+        let before =
+            at.or_else(|| allocations.partition_point(|a| a.base <= address).checked_sub(1));
         match before {
             Some(at) => {
                 let allocation = &allocations[at];
@@ -433,7 +475,9 @@ impl Around<'_> {
     /// Counts a whole warp's access of neighbouring bytes.
     fn count_row(&mut self, at: usize, way: Way, first: u64, bytes: u64) {
         let sectors = (first + bytes * 32 - 1) / 32 - first / 32 + 1;
-        for traffic in [&mut self.tally.global[way as usize], &mut self.tally.buffers[at][way as usize]] {
+        for traffic in
+            [&mut self.tally.global[way as usize], &mut self.tally.buffers[at][way as usize]]
+        {
             traffic.requests += 1;
             traffic.sectors += sectors;
             traffic.bytes += bytes * 32;
@@ -441,8 +485,16 @@ impl Around<'_> {
     }
 
     /// Counts an access by sectors; one of at most 32 bytes, at a multiple of them, lies in one.
-    pub(super) fn count(&mut self, way: Way, addresses: &Lanes<u64>, found: &Lanes<u32>, on: u32, bytes: u64) {
-        let mut sectors: Vec<(u64, u32)> = lanes_of(on).map(|i| (addresses[i] / 32, found[i])).collect();
+    pub(super) fn count(
+        &mut self,
+        way: Way,
+        addresses: &Lanes<u64>,
+        found: &Lanes<u32>,
+        on: u32,
+        bytes: u64,
+    ) {
+        let mut sectors: Vec<(u64, u32)> =
+            lanes_of(on).map(|i| (addresses[i] / 32, found[i])).collect();
         let lanes = sectors.len() as u64;
         if !sectors.is_sorted() {
             sectors.sort_unstable();
@@ -477,7 +529,11 @@ pub(super) fn at_lane<T>(lane: usize, (kind, message): crate::shared::Fault) -> 
 
 #[cold]
 pub(super) fn misaligned<T>(lane: usize, address: u64, bytes: u64) -> Outcome<T> {
-    trouble(FaultKind::Misaligned, lane, format!("{bytes} bytes at {address:#x}, which is no multiple of {bytes}"))
+    trouble(
+        FaultKind::Misaligned,
+        lane,
+        format!("{bytes} bytes at {address:#x}, which is no multiple of {bytes}"),
+    )
 }
 
 #[cold]
@@ -485,11 +541,19 @@ fn unwritten(allocation: &Allocation, addresses: &Lanes<u64>, on: u32, bytes: u6
     let missing = |lane: &usize| !allocation.is_written(addresses[*lane] - allocation.base, bytes);
     let lane = lanes_of(on).find(missing).unwrap_or_default();
     let into = addresses[lane] - allocation.base;
-    let message = format!("reads {bytes} bytes at {into} of a buffer of {}, which nobody has written", allocation.bytes);
+    let message = format!(
+        "reads {bytes} bytes at {into} of a buffer of {}, which nobody has written",
+        allocation.bytes
+    );
     Box::new(Trouble { kind: FaultKind::Uninitialised, lane, message })
 }
 
-pub(super) fn within_shared(around: &Around<'_>, addresses: &Lanes<u64>, on: u32, bytes: u64) -> Outcome<()> {
+pub(super) fn within_shared(
+    around: &Around<'_>,
+    addresses: &Lanes<u64>,
+    on: u32,
+    bytes: u64,
+) -> Outcome<()> {
     let size = around.shared.bytes;
     for lane in lanes_of(on) {
         let address = addresses[lane];
@@ -529,4 +593,3 @@ fn extend(value: u64, bytes: u64, signed: bool) -> u64 {
         _ => value,
     }
 }
-

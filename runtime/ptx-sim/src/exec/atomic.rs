@@ -22,7 +22,11 @@ impl Warp {
                 Space::Shared => self.atom_shared(around, atom, &addresses, on)?,
                 _ => {
                     let lane = on.trailing_zeros() as usize;
-                    return trouble(FaultKind::OutOfBounds, lane, "an atomic outside of global and shared memory");
+                    return trouble(
+                        FaultKind::OutOfBounds,
+                        lane,
+                        "an atomic outside of global and shared memory",
+                    );
                 }
             }
         }
@@ -32,7 +36,13 @@ impl Warp {
         Ok(())
     }
 
-    fn atom_global(&mut self, around: &mut Around<'_>, atom: &Atom, addresses: &Lanes<u64>, on: u32) -> Outcome<()> {
+    fn atom_global(
+        &mut self,
+        around: &mut Around<'_>,
+        atom: &Atom,
+        addresses: &Lanes<u64>,
+        on: u32,
+    ) -> Outcome<()> {
         let element = atom.ty.bytes();
         let bytes = element * atom.a.len() as u64;
         let found = around.locate(addresses, on, bytes)?;
@@ -60,7 +70,13 @@ impl Warp {
         Ok(())
     }
 
-    fn atom_shared(&mut self, around: &mut Around<'_>, atom: &Atom, addresses: &Lanes<u64>, on: u32) -> Outcome<()> {
+    fn atom_shared(
+        &mut self,
+        around: &mut Around<'_>,
+        atom: &Atom,
+        addresses: &Lanes<u64>,
+        on: u32,
+    ) -> Outcome<()> {
         let element = atom.ty.bytes();
         let bytes = element * atom.a.len() as u64;
         within_shared(around, addresses, on, bytes)?;
@@ -70,7 +86,10 @@ impl Warp {
                 let (a, b) = self.atom_operands(atom, e, lane);
                 let new = |old: u64| combined(atom.kind, atom.ty, old, a, b);
                 let (at, who) = (addresses[lane] + e as u64 * element, self.who(lane, true));
-                let old = around.shared.update(at, element, who, new).or_else(|fault| at_lane(lane, fault))?;
+                let old = around
+                    .shared
+                    .update(at, element, who, new)
+                    .or_else(|fault| at_lane(lane, fault))?;
                 self.progress += u64::from(new(old) != old);
                 if let Some(&to) = atom.to.get(e) {
                     self.regs.set_lane(to, lane, old);
@@ -108,21 +127,61 @@ fn combined(kind: AtomKind, ty: Ty, old: u64, a: u64, b: u64) -> u64 {
         AtomKind::And => old & a,
         AtomKind::Or => old | a,
         AtomKind::Xor => old ^ a,
-        AtomKind::Min => if less { a } else { old },
-        AtomKind::Max => if less { old } else { a },
-        AtomKind::Inc => if old >= a { 0 } else { old + 1 },
-        AtomKind::Dec => if old == 0 || old > a { a } else { old - 1 },
+        AtomKind::Min => {
+            if less {
+                a
+            } else {
+                old
+            }
+        }
+        AtomKind::Max => {
+            if less {
+                old
+            } else {
+                a
+            }
+        }
+        AtomKind::Inc => {
+            if old >= a {
+                0
+            } else {
+                old + 1
+            }
+        }
+        AtomKind::Dec => {
+            if old == 0 || old > a {
+                a
+            } else {
+                old - 1
+            }
+        }
         AtomKind::Exch => a,
-        AtomKind::Cas => if old == a { b } else { old },
+        AtomKind::Cas => {
+            if old == a {
+                b
+            } else {
+                old
+            }
+        }
     };
     new & mask
 }
 
 fn float(kind: AtomKind, ty: Ty, old: u64, a: u64) -> u64 {
     let half = |old: u64, a: u64, brain: bool| {
-        let value = |v: u64| f64::from(if brain { bf16_value(v as u32 & 0xffff) } else { f16_value(v as u32 & 0xffff) });
+        let value = |v: u64| {
+            f64::from(if brain {
+                bf16_value(v as u32 & 0xffff)
+            } else {
+                f16_value(v as u32 & 0xffff)
+            })
+        };
         let new = joined(kind, value(old), value(a));
-        u64::from(if brain { bf16_bits(new, Round::Nearest) } else { f16_bits(new, Round::Nearest) })
+        u64::from(if brain {
+            bf16_bits(new, Round::Nearest)
+        } else {
+            f16_bits(new, Round::Nearest)
+        })
     };
     match ty {
         Ty::F32 => {

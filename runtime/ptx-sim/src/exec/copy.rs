@@ -68,14 +68,20 @@ impl Warp {
             let Some(at) = at else {
                 // Says where it is.
                 around.locate(&one, 1 << lane, copy.bytes)?;
-                return trouble(FaultKind::OutOfBounds, lane, format!("{bytes} bytes at {:#x}", one[lane]));
+                return trouble(
+                    FaultKind::OutOfBounds,
+                    lane,
+                    format!("{bytes} bytes at {:#x}", one[lane]),
+                );
             };
             *around.hint = at;
             found[lane] = at as u32;
             let allocation = &memory.allocations()[at];
             let offset = one[lane] - allocation.base;
             if !allocation.is_written(offset, bytes) {
-                let message = format!("copies {bytes} bytes at {offset} of a buffer, which nobody has written");
+                let message = format!(
+                    "copies {bytes} bytes at {offset} of a buffer, which nobody has written"
+                );
                 return trouble(FaultKind::Uninitialised, lane, message);
             }
             if bytes == copy.bytes {
@@ -84,7 +90,8 @@ impl Warp {
                 }
             } else {
                 for b in 0..bytes {
-                    data[lane][(b / 4) as usize] |= (allocation.load(offset + b, 1) as u32) << (b % 4 * 8);
+                    data[lane][(b / 4) as usize] |=
+                        (allocation.load(offset + b, 1) as u32) << (b % 4 * 8);
                 }
             }
         }
@@ -102,15 +109,26 @@ impl Warp {
         around.count_shared(&to, on, copy.bytes);
         for lane in lanes_of(on) {
             let who = self.who(lane, false);
-            around.shared.begin_copy(to[lane], copy.bytes, who).or_else(|fault| at_lane(lane, fault))?;
+            around
+                .shared
+                .begin_copy(to[lane], copy.bytes, who)
+                .or_else(|fault| at_lane(lane, fault))?;
         }
         let mut left = on;
         while left != 0 {
             let group = self.copies.committed[left.trailing_zeros() as usize];
-            let mask = lanes_of(left).filter(|&i| self.copies.committed[i] == group).fold(0, |m, i| m | 1 << i);
+            let mask = lanes_of(left)
+                .filter(|&i| self.copies.committed[i] == group)
+                .fold(0, |m, i| m | 1 << i);
             left &= !mask;
             let words = (copy.bytes / 4) as usize;
-            self.copies.flying.push(Flight { mask, group, words, to: to.map(|a| a as u32), data: data.clone() });
+            self.copies.flying.push(Flight {
+                mask,
+                group,
+                words,
+                to: to.map(|a| a as u32),
+                data: data.clone(),
+            });
         }
         Ok(())
     }

@@ -9,7 +9,12 @@ use crate::shared::extra_passes;
 use crate::types::Space;
 
 impl Warp {
-    pub(super) fn matrix(&mut self, around: &mut Around<'_>, matrix: &LdMatrix, load: bool) -> Outcome<()> {
+    pub(super) fn matrix(
+        &mut self,
+        around: &mut Around<'_>,
+        matrix: &LdMatrix,
+        load: bool,
+    ) -> Outcome<()> {
         let count = matrix.regs.len();
         let givers = if count == 4 { u32::MAX } else { (1 << (8 * count)) - 1 };
         let addresses = self.addresses(matrix.at);
@@ -32,7 +37,9 @@ impl Warp {
                         let lane = if matrix.transposed { 8 * m + row } else { row * 4 + w };
                         let who = self.who(lane, false);
                         let at = address + 4 * w as u64;
-                        *word = around.shared.load(at, 4, who).or_else(|fault| at_lane(lane, fault))? as u32;
+                        *word =
+                            around.shared.load(at, 4, who).or_else(|fault| at_lane(lane, fault))?
+                                as u32;
                     }
                 }
                 self.regs.w32[reg] = spread(&rows_of, matrix.transposed);
@@ -44,7 +51,10 @@ impl Warp {
                     for (w, word) in rows_of[row].iter().enumerate() {
                         let lane = row * 4 + w;
                         let (at, who) = (address + 4 * w as u64, self.who(lane, false));
-                        around.shared.store(at, 4, (*word).into(), who).or_else(|fault| at_lane(lane, fault))?;
+                        around
+                            .shared
+                            .store(at, 4, (*word).into(), who)
+                            .or_else(|fault| at_lane(lane, fault))?;
                     }
                 }
             }

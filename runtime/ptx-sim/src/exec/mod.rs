@@ -176,7 +176,12 @@ impl Warp {
     }
 
     /// Lets those go on that wait at a barrier; says where they stand if that is at two places.
-    pub fn release(&mut self, env: &Env<'_>, id: u8, arrivals: &Arrivals) -> Result<(), (u32, usize)> {
+    pub fn release(
+        &mut self,
+        env: &Env<'_>,
+        id: u8,
+        arrivals: &Arrivals,
+    ) -> Result<(), (u32, usize)> {
         let mut place = None;
         let mut two = None;
         for fragment in self.fragments.iter_mut().filter(|f| f.state == State::Barrier(id)) {
@@ -193,7 +198,8 @@ impl Warp {
                     And => u32::from(arrivals.holding == arrivals.count),
                     Or => u32::from(arrivals.holding > 0),
                 };
-                lanes_of(fragment.mask).for_each(|lane| self.regs.set_lane(reduce.to, lane, value.into()));
+                lanes_of(fragment.mask)
+                    .for_each(|lane| self.regs.set_lane(reduce.to, lane, value.into()));
             }
             fragment.pc += 1;
             fragment.state = State::Run;
@@ -310,7 +316,8 @@ impl Warp {
                         for lane in lanes_of(on) {
                             let index = self.regs.w32[*index][lane] as usize;
                             let Some(&target) = targets.get(index) else {
-                                let message = format!("branches to target {index} of {}", targets.len());
+                                let message =
+                                    format!("branches to target {index} of {}", targets.len());
                                 return trouble(FaultKind::OutOfBounds, lane, message);
                             };
                             self.add(Fragment { pc: target, mask: 1 << lane, state: State::Run });
@@ -328,7 +335,11 @@ impl Warp {
                         }
                     }
                     Op::Trap if on != 0 => {
-                        return trouble(FaultKind::Trap, on.trailing_zeros() as usize, "the instruction `trap`");
+                        return trouble(
+                            FaultKind::Trap,
+                            on.trailing_zeros() as usize,
+                            "the instruction `trap`",
+                        );
                     }
                     Op::Trap | Op::Nop => pc += 1,
                     Op::Clock(to) => {
@@ -434,7 +445,9 @@ impl Warp {
     }
 
     fn park(&mut self, pc: u32) {
-        if let Some(fragment) = self.fragments.iter_mut().find(|f| f.pc == pc && f.state == State::Run) {
+        if let Some(fragment) =
+            self.fragments.iter_mut().find(|f| f.pc == pc && f.state == State::Run)
+        {
             fragment.state = State::Parked;
         }
     }
@@ -446,7 +459,10 @@ impl Warp {
         }
         let parked = self.fragments.iter().any(|f| f.state == State::Parked);
         if parked {
-            self.fragments.iter_mut().filter(|f| f.state == State::Parked).for_each(|f| f.state = State::Run);
+            self.fragments
+                .iter_mut()
+                .filter(|f| f.state == State::Parked)
+                .for_each(|f| f.state = State::Run);
             return Ok(Stop::Spinning);
         }
         if self.meet_at_several_places(around) {
@@ -499,8 +515,12 @@ impl Warp {
     /// warp must do.
     fn gathered(&self, members: Option<usize>, on: u32, whole: bool) -> Outcome<bool> {
         let Some(members) = members else {
-            if whole && (self.exited != 0 || self.lanes != FULL) && on | self.exited | !self.lanes == FULL {
-                let message = "the whole warp is needed, and some of its lanes have exited or do not exist";
+            if whole
+                && (self.exited != 0 || self.lanes != FULL)
+                && on | self.exited | !self.lanes == FULL
+            {
+                let message =
+                    "the whole warp is needed, and some of its lanes have exited or do not exist";
                 return trouble(FaultKind::DivergentShuffle, on.trailing_zeros() as usize, message);
             }
             return Ok(on == FULL);
@@ -508,7 +528,11 @@ impl Warp {
         for lane in lanes_of(on) {
             let named = self.regs.w32[members][lane];
             if named >> lane & 1 == 0 {
-                return trouble(FaultKind::DivergentShuffle, lane, format!("is not among the lanes {named:#x} it names"));
+                return trouble(
+                    FaultKind::DivergentShuffle,
+                    lane,
+                    format!("is not among the lanes {named:#x} it names"),
+                );
             }
             if named & self.lanes & !self.exited & !on != 0 {
                 return Ok(false);
@@ -518,7 +542,12 @@ impl Warp {
     }
 
     /// Each group of lanes that name each other acts on its own.
-    fn together(&mut self, members: Option<usize>, run: &crate::op::Together, on: u32) -> Outcome<()> {
+    fn together(
+        &mut self,
+        members: Option<usize>,
+        run: &crate::op::Together,
+        on: u32,
+    ) -> Outcome<()> {
         let mut left = on;
         while left != 0 {
             let group = match members {
@@ -526,7 +555,11 @@ impl Warp {
                 Some(members) => {
                     let named = self.regs.w32[members];
                     let first = named[left.trailing_zeros() as usize];
-                    if first == FULL { left } else { lanes_of(left).filter(|&i| named[i] == first).fold(0, |m, i| m | 1 << i) }
+                    if first == FULL {
+                        left
+                    } else {
+                        lanes_of(left).filter(|&i| named[i] == first).fold(0, |m, i| m | 1 << i)
+                    }
                 }
             };
             if let Err((lane, message)) = run(&mut self.regs, group) {
@@ -555,13 +588,17 @@ impl Warp {
         }
         let arrivals = &mut around.barriers[id as usize];
         if arrivals.count > 0 && arrivals.expected != expected {
-            let message = format!("barrier {id} for {expected} threads, where others want {}", arrivals.expected);
+            let message = format!(
+                "barrier {id} for {expected} threads, where others want {}",
+                arrivals.expected
+            );
             return trouble(FaultKind::Barrier, lane, message);
         }
         arrivals.expected = expected;
         arrivals.aligned = barrier.aligned;
         // A warp counts as 32 threads where threads are counted, though its block may end within it.
-        arrivals.count += if barrier.threads.is_some() && on == self.lanes { 32 } else { on.count_ones() };
+        arrivals.count +=
+            if barrier.threads.is_some() && on == self.lanes { 32 } else { on.count_ones() };
         arrivals.warps |= 1 << self.index;
         if let Some(reduce) = barrier.reduce {
             arrivals.holding += (self.holds(reduce.from) & on).count_ones();
@@ -577,7 +614,9 @@ impl Warp {
         let mut hash = u64::from(on);
         for &reg in regs {
             for lane in lanes_of(on) {
-                hash = (hash ^ self.regs.lane(reg, lane)).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(23);
+                hash = (hash ^ self.regs.lane(reg, lane))
+                    .wrapping_mul(0x9e37_79b9_7f4a_7c15)
+                    .rotate_left(23);
             }
         }
         let (pc, last, count) = self.polled;

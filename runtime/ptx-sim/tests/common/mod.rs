@@ -67,7 +67,13 @@ impl Bench {
         expected(&bytes)
     }
 
-    pub fn launch(&self, entry: &str, grid: [u32; 3], block: [u32; 3], dynamic_shared: u64) -> Counters {
+    pub fn launch(
+        &self,
+        entry: &str,
+        grid: [u32; 3],
+        block: [u32; 3],
+        dynamic_shared: u64,
+    ) -> Counters {
         match self.try_launch(entry, grid, block, dynamic_shared, 2) {
             Ok(counters) => counters,
             Err(error) => panic!("{entry}: {error}"),

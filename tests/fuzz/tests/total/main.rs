@@ -6,4 +6,5 @@ mod config;
 mod graph;
 mod kernel;
 mod model;
+mod ptx;
 mod text;
