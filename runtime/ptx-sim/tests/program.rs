@@ -92,7 +92,7 @@ fn a_kernel_runs_on_files_and_is_counted() {
         .expect("JSON");
     let counters = &json["add"];
     // Three whole warps and one of four lanes.
-    assert_eq!(counters["instructions"], 4 * 21);
+    assert_eq!(counters["instructions"], 4 * 20);
     assert_eq!(counters["global_load_requests"], 8);
     assert_eq!(counters["global_load_sectors"], 2 * 13);
     assert_eq!(counters["global_load_bytes"], 800);
@@ -140,7 +140,7 @@ fn bad_input_is_one_line_that_says_where() {
             "bad.ptx --entry add --grid 4 --block 32 in=x",
             "error: bad.ptx: kernel `add`, line 16: unknown instruction `fmx.rn.f32`\n",
         ),
-        ("half.ptx --entry add --grid 4 --block 32 in=x", "error: half.ptx: line 8: "),
+        ("half.ptx --entry add --grid 4 --block 32 in=x", "error: half.ptx: line 7: "),
         ("none.ptx --entry add --grid 4 --block 32 in=x", "error: none.ptx: "),
         (
             "add.ptx --entry sub --grid 4 --block 32 in=x",

@@ -204,14 +204,15 @@ impl Decoder<'_> {
         Ok(Op::Alu(Box::new(move |regs, mask| {
             let (x, y, z) = (&regs.w32[a], &regs.w32[b], &regs.w32[c]);
             let mut out = [0; LANES];
-            let mut hard = 0u64;
+            let mut hard = 0u32;
             for i in 0..LANES {
                 let sum = f64::from(f(x[i])) * f64::from(f(y[i])) + f64::from(f(z[i]));
-                let bits = sum.to_bits();
-                out[i] = bits32(sum as f32);
-                let between = bits & 0x1fff_ffff == 0x1000_0000;
-                let tiny = sum.abs() < f64::from(f32::MIN_POSITIVE);
-                hard |= u64::from(between | (tiny & (sum != 0.0)));
+                let rounded = sum as f32;
+                out[i] = bits32(rounded);
+                let between = sum.to_bits() as u32 & 0x1fff_ffff == 0x1000_0000;
+                // Zero wraps to the largest.
+                let subnormal = (rounded.to_bits() & 0x7fff_ffff).wrapping_sub(1) < 0x007f_ffff;
+                hard |= u32::from(between | subnormal);
             }
             if hard != 0 {
                 for i in 0..LANES {

@@ -11,13 +11,6 @@ use crate::op::{LdMatrix, Op, Together};
 use crate::regs::{FULL, Lanes, Regs};
 use crate::types::{Space, Ty};
 
-/// m16n8k?: the only sizes that sm_80 and later prefer.
-struct Shape {
-    k: usize,
-    /// Elements in a 32-bit register.
-    per: usize,
-}
-
 impl Decoder<'_> {
     pub(super) fn tensor(&mut self, inst: &Inst, mods: &mut Mods) -> Known<Option<Decoded>> {
         match mods.base() {
@@ -104,10 +97,10 @@ impl Decoder<'_> {
         if satfinite && !matches!(kind, Elements::Bytes(..)) {
             return Err("`.satfinite` of floats".into());
         }
-        let shape = Shape { k, per: 4 / ta.bytes().min(4) as usize };
         let [d, a, b, c] = operands(inst)?;
         let sums = if matches!(kind, Elements::F16InF16) { 2 } else { 4 };
-        let words = 8 * k / shape.per / 32;
+        // Registers of B; A has twice as many.
+        let words = 8 * k * ta.bytes() as usize / 128;
         let a = self.fragment(a, 2 * words)?;
         let b = self.fragment(b, words)?;
         let c = self.fragment(c, sums)?;
@@ -116,15 +109,22 @@ impl Decoder<'_> {
         if d.len() != sums {
             return Err(format!("{} registers for the result, expected {sums}", d.len()));
         }
-        let run: Together = match kind {
-            Elements::Bf16 => floats(shape, a, b, c, d, |v, i| bf16_value(v >> (16 * i) & 0xffff)),
-            Elements::F16 => floats(shape, a, b, c, d, |v, i| f16_value(v >> (16 * i) & 0xffff)),
-            // The hardware looks at the upper bits only.
-            Elements::Tf32 => floats(shape, a, b, c, d, |v, _| f32::from_bits(v & 0xffff_e000)),
-            Elements::F16InF16 => halves(shape, a, b, c, d),
-            Elements::Bytes(ta, tb, sat) => {
-                bytes(shape, [a, b, c, d], ta.signed(), tb.signed(), sat)
-            }
+        let regs = [a, b, c, d];
+        let brain = |v: u32, i: usize| bf16_value(v >> (16 * i) & 0xffff);
+        let half = |v: u32, i: usize| f16_value(v >> (16 * i) & 0xffff);
+        // The hardware looks at the upper bits only.
+        let tf32 = |v: u32, _: usize| f32::from_bits(v & 0xffff_e000);
+        let run: Together = match (kind, k) {
+            (Elements::Bf16, 8) => floats::<8, 2>(regs, brain),
+            (Elements::Bf16, _) => floats::<16, 2>(regs, brain),
+            (Elements::F16, 8) => floats::<8, 2>(regs, half),
+            (Elements::F16, _) => floats::<16, 2>(regs, half),
+            (Elements::F16InF16, 8) => halves::<8>(regs),
+            (Elements::F16InF16, _) => halves::<16>(regs),
+            (Elements::Tf32, 4) => floats::<4, 1>(regs, tf32),
+            (Elements::Tf32, _) => floats::<8, 1>(regs, tf32),
+            (Elements::Bytes(ta, tb, sat), 16) => bytes::<16>(regs, ta.signed(), tb.signed(), sat),
+            (Elements::Bytes(ta, tb, sat), _) => bytes::<32>(regs, ta.signed(), tb.signed(), sat),
         };
         let op = Op::Together { members: None, run };
         Ok(Decoded { op, flops: 0, tensor_flops: 2 * 16 * 8 * k as u32 })
@@ -150,59 +150,58 @@ enum Elements {
     Bytes(Ty, Ty, bool),
 }
 
-const MOST_K: usize = 32;
-type A<T> = [[T; MOST_K]; 16];
-type B<T> = [[T; 8]; MOST_K];
+type A<T, const K: usize> = [[T; K]; 16];
+type B<T, const K: usize> = [[T; 8]; K];
 
-/// The matrices that lanes hold: register r of lane l has, of A, row l/4 (+8 for odd r) and columns from l%4; of B the
-/// same with column l/4.
-fn gather<T: Copy + Default>(
+/// The matrices that lanes hold: register r of lane l has, of A, row l/4 (+8 for odd r) and `PER` columns from l%4; of B
+/// the same of column l/4. Widths are constants, so that the loops unroll.
+fn gather<T: Copy + Default, const K: usize, const PER: usize>(
     regs: &Regs,
-    shape: &Shape,
     a: &[usize],
     b: &[usize],
     value_a: impl Fn(u32, usize) -> T,
     value_b: impl Fn(u32, usize) -> T,
-) -> (A<T>, B<T>) {
-    let per = shape.per;
-    let mut am = [[T::default(); MOST_K]; 16];
-    let mut bm = [[T::default(); 8]; MOST_K];
+    (am, bm): (&mut A<T, K>, &mut B<T, K>),
+) {
     for (r, &reg) in a.iter().enumerate() {
-        for (lane, &word) in regs.w32[reg].iter().enumerate() {
-            let (row, column) = (lane / 4 + r % 2 * 8, lane % 4 * per + r / 2 * 4 * per);
-            for i in 0..per {
-                am[row][column + i] = value_a(word, i);
+        let words = &regs.w32[reg];
+        let (down, right) = (r % 2 * 8, r / 2 * 4 * PER);
+        for (row, words) in words.chunks_exact(4).enumerate() {
+            let row = &mut am[row + down][right..right + 4 * PER];
+            for (values, &word) in row.chunks_exact_mut(PER).zip(words) {
+                for (i, value) in values.iter_mut().enumerate() {
+                    *value = value_a(word, i);
+                }
             }
         }
     }
     for (r, &reg) in b.iter().enumerate() {
-        for (lane, &word) in regs.w32[reg].iter().enumerate() {
-            let row = lane % 4 * per + r * 4 * per;
-            for i in 0..per {
-                bm[row + i][lane / 4] = value_b(word, i);
+        let words = &regs.w32[reg];
+        let rows = &mut bm[r * 4 * PER..(r + 1) * 4 * PER];
+        for (column, words) in words.chunks_exact(4).enumerate() {
+            for (rows, &word) in rows.chunks_exact_mut(PER).zip(words) {
+                for (i, row) in rows.iter_mut().enumerate() {
+                    row[column] = value_b(word, i);
+                }
             }
         }
     }
-    (am, bm)
 }
 
-fn floats(
-    shape: Shape,
-    a: Vec<usize>,
-    b: Vec<usize>,
-    c: Vec<usize>,
-    d: Vec<usize>,
+fn floats<const K: usize, const PER: usize>(
+    [a, b, c, d]: [Vec<usize>; 4],
     value: impl Fn(u32, usize) -> f32 + Copy + Send + Sync + 'static,
 ) -> Together {
     Box::new(move |regs, _| {
-        let (am, bm) = gather(regs, &shape, &a, &b, value, value);
+        let (mut am, mut bm) = ([[0.0; K]; 16], [[0.0; 8]; K]);
+        gather::<f32, K, PER>(regs, &a, &b, value, value, (&mut am, &mut bm));
         let mut sums = [[0f32; 8]; 16];
         for (r, &reg) in c.iter().enumerate() {
             for (lane, &word) in regs.w32[reg].iter().enumerate() {
                 sums[lane / 4 + r / 2 * 8][lane % 4 * 2 + r % 2] = f32::from_bits(word);
             }
         }
-        multiply(&mut sums, &am, &bm, shape.k);
+        multiply(&mut sums, &am, &bm);
         for (r, &reg) in d.iter().enumerate() {
             for (lane, word) in regs.w32[reg].iter_mut().enumerate() {
                 let v = sums[lane / 4 + r / 2 * 8][lane % 4 * 2 + r % 2];
@@ -213,10 +212,10 @@ fn floats(
     })
 }
 
-fn multiply(sums: &mut [[f32; 8]; 16], a: &A<f32>, b: &B<f32>, k: usize) {
+fn multiply<const K: usize>(sums: &mut [[f32; 8]; 16], a: &A<f32, K>, b: &B<f32, K>) {
     for (sums, a) in sums.iter_mut().zip(a) {
         let mut row = *sums;
-        for (a, b) in a[..k].iter().zip(b) {
+        for (a, b) in a.iter().zip(b) {
             for (sum, b) in row.iter_mut().zip(b) {
                 *sum += a * b;
             }
@@ -225,10 +224,11 @@ fn multiply(sums: &mut [[f32; 8]; 16], a: &A<f32>, b: &B<f32>, k: usize) {
     }
 }
 
-fn halves(shape: Shape, a: Vec<usize>, b: Vec<usize>, c: Vec<usize>, d: Vec<usize>) -> Together {
+fn halves<const K: usize>([a, b, c, d]: [Vec<usize>; 4]) -> Together {
     Box::new(move |regs, _| {
         let value = |v: u32, i: usize| f16_value(v >> (16 * i) & 0xffff);
-        let (am, bm) = gather(regs, &shape, &a, &b, value, value);
+        let (mut am, mut bm) = ([[0.0; K]; 16], [[0.0; 8]; K]);
+        gather::<f32, K, 2>(regs, &a, &b, value, value, (&mut am, &mut bm));
         let mut sums = [[0f32; 8]; 16];
         for (r, &reg) in c.iter().enumerate() {
             for (lane, &word) in regs.w32[reg].iter().enumerate() {
@@ -237,7 +237,7 @@ fn halves(shape: Shape, a: Vec<usize>, b: Vec<usize>, c: Vec<usize>, d: Vec<usiz
                 }
             }
         }
-        multiply(&mut sums, &am, &bm, shape.k);
+        multiply(&mut sums, &am, &bm);
         for (r, &reg) in d.iter().enumerate() {
             for (lane, word) in regs.w32[reg].iter_mut().enumerate() {
                 let half = |i: usize| {
@@ -254,8 +254,7 @@ fn halves(shape: Shape, a: Vec<usize>, b: Vec<usize>, c: Vec<usize>, d: Vec<usiz
     })
 }
 
-fn bytes(
-    shape: Shape,
+fn bytes<const K: usize>(
     [a, b, c, d]: [Vec<usize>; 4],
     signed_a: bool,
     signed_b: bool,
@@ -269,13 +268,15 @@ fn bytes(
     };
     Box::new(move |regs, mask| {
         debug_assert_eq!(mask, FULL, "the whole warp");
-        let (am, bm) = gather(regs, &shape, &a, &b, value(signed_a), value(signed_b));
+        let (mut am, mut bm) = ([[0; K]; 16], [[0; 8]; K]);
+        let (value_a, value_b) = (value(signed_a), value(signed_b));
+        gather::<i32, K, 4>(regs, &a, &b, value_a, value_b, (&mut am, &mut bm));
         let c: Vec<Lanes<u32>> = c.iter().map(|&reg| regs.w32[reg]).collect();
         for (r, &reg) in d.iter().enumerate() {
             for lane in 0..32 {
                 let (row, column) = (lane / 4 + r / 2 * 8, lane % 4 * 2 + r % 2);
                 let sum: i64 =
-                    (0..shape.k).map(|k| i64::from(am[row][k]) * i64::from(bm[k][column])).sum();
+                    (0..K).map(|k| i64::from(am[row][k]) * i64::from(bm[k][column])).sum();
                 let sum = sum + i64::from(c[r][lane] as i32);
                 let sum = if saturates { sum.clamp(i32::MIN.into(), i32::MAX.into()) } else { sum };
                 regs.w32[reg][lane] = sum as u32;

@@ -164,6 +164,30 @@ impl Warp {
             }
             return Ok(());
         }
+        if let Some(at) = around.one(addresses, on, bytes) {
+            let allocation = &memory.allocations()[at];
+            let written = |i: usize| allocation.is_written(addresses[i] - allocation.base, bytes);
+            if !allocation.is_full() && !lanes_of(on).all(written) {
+                return Err(unwritten(allocation, addresses, on, bytes));
+            }
+            if counted {
+                around.count_one(at, Way::Load, addresses, on, bytes);
+            }
+            for (e, &reg) in access.regs.iter().enumerate() {
+                let offset = |i: usize| addresses[i] - allocation.base + e as u64 * element;
+                match reg {
+                    Reg::W32(to) if element == 4 => {
+                        let to = &mut self.regs.w32[to];
+                        lanes_of(on).for_each(|i| to[i] = allocation.load(offset(i), 4) as u32);
+                    }
+                    _ => lanes_of(on).for_each(|i| {
+                        let value = allocation.load(offset(i), element);
+                        self.regs.set_lane(reg, i, extend(value, element, access.ty.signed()));
+                    }),
+                }
+            }
+            return Ok(());
+        }
         let found = around.locate(addresses, on, bytes)?;
         for lane in lanes_of(on) {
             let allocation = &memory.allocations()[found[lane] as usize];
@@ -213,6 +237,19 @@ impl Warp {
                 }
             }
             allocation.mark(offset, bytes * 32);
+            return Ok(());
+        }
+        if let Some(at) = around.one(addresses, on, bytes) {
+            let allocation = &memory.allocations()[at];
+            around.count_one(at, Way::Store, addresses, on, bytes);
+            for lane in lanes_of(on) {
+                let offset = addresses[lane] - allocation.base;
+                for (e, &reg) in access.regs.iter().enumerate() {
+                    let value = self.regs.lane(reg, lane);
+                    allocation.store(offset + e as u64 * element, element, value);
+                }
+                allocation.mark(offset, bytes);
+            }
             return Ok(());
         }
         let found = around.locate(addresses, on, bytes)?;
@@ -469,6 +506,58 @@ impl Around<'_> {
                 format!("{bytes} bytes at {address:#x}, {into} bytes into a buffer of {size}")
             }
             None => format!("{bytes} bytes at {address:#x}, where no buffer lies"),
+        }
+    }
+
+    /// The allocation of all lanes, if it is one and nothing is wrong.
+    fn one(&mut self, addresses: &Lanes<u64>, on: u32, bytes: u64) -> Option<usize> {
+        let (mut low, mut high, mut all) = (u64::MAX, 0, 0);
+        for lane in lanes_of(on) {
+            let address = addresses[lane];
+            low = low.min(address);
+            high = high.max(address);
+            all |= address;
+        }
+        // Sizes are powers of two.
+        if all & (bytes - 1) != 0 {
+            return None;
+        }
+        let at = self.env.memory.find(low, *self.hint)?;
+        let allocation = &self.env.memory.allocations()[at];
+        let end = allocation.base + allocation.bytes;
+        if high.checked_add(bytes)? > end {
+            return None;
+        }
+        *self.hint = at;
+        Some(at)
+    }
+
+    /// Counts an access of one allocation.
+    fn count_one(&mut self, at: usize, way: Way, addresses: &Lanes<u64>, on: u32, bytes: u64) {
+        let (mut sectors, mut last, mut falls) = (0, u64::MAX, false);
+        for lane in lanes_of(on) {
+            let sector = addresses[lane] / 32;
+            sectors += u64::from(sector != last);
+            falls |= sector < last && last != u64::MAX;
+            last = sector;
+        }
+        if falls {
+            let mut all = addresses.map(|a| a / 32);
+            let mut count = 0;
+            for lane in lanes_of(on) {
+                all[count] = addresses[lane] / 32;
+                count += 1;
+            }
+            all[..count].sort_unstable();
+            sectors = 1 + all[..count].windows(2).filter(|two| two[0] != two[1]).count() as u64;
+        }
+        let asked = bytes * u64::from(on.count_ones());
+        for traffic in
+            [&mut self.tally.global[way as usize], &mut self.tally.buffers[at][way as usize]]
+        {
+            traffic.requests += 1;
+            traffic.sectors += sectors;
+            traffic.bytes += asked;
         }
     }
 
