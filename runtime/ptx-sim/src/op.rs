@@ -229,8 +229,8 @@ impl LaneMask {
             match self {
                 Self::Eq => eq,
                 Self::Lt => eq - 1,
-                Self::Le => eq - 1 | eq,
-                Self::Gt => !(eq - 1 | eq),
+                Self::Le => (eq - 1) | eq,
+                Self::Gt => !((eq - 1) | eq),
                 Self::Ge => !(eq - 1),
             }
         })

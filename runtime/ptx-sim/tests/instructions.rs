@@ -88,9 +88,9 @@ fn integer_sums_and_products() {
     check32("sub.u32 %r0, %r10, %r11", |a, b, _| a.wrapping_sub(b));
     check32("add.sat.s32 %r0, %r10, %r11", |a, b, _| (a as i32).saturating_add(b as i32) as u32);
     check32("mul.lo.u32 %r0, %r10, %r11", |a, b, _| a.wrapping_mul(b));
-    check32("mul.hi.u32 %r0, %r10, %r11", |a, b, _| (u64::from(a) * u64::from(b) >> 32) as u32);
+    check32("mul.hi.u32 %r0, %r10, %r11", |a, b, _| ((u64::from(a) * u64::from(b)) >> 32) as u32);
     check32("mul.hi.s32 %r0, %r10, %r11", |a, b, _| {
-        (i64::from(a as i32) * i64::from(b as i32) >> 32) as u32
+        ((i64::from(a as i32) * i64::from(b as i32)) >> 32) as u32
     });
     check32("mul.wide.u16 %r0, %h10, %h11", |a, b, _| (a & 0xffff) * (b & 0xffff));
     check32("mad.lo.s32 %r0, %r10, %r11, %r12", |a, b, c| a.wrapping_mul(b).wrapping_add(c));
@@ -102,10 +102,10 @@ fn integer_sums_and_products() {
         (a & 0xffff_ffff).wrapping_mul(b & 0xffff_ffff).wrapping_add(c)
     });
     check64("mul.hi.u64 %rd0, %rd10, %rd11", |a, b, _| {
-        (u128::from(a) * u128::from(b) >> 64) as u64
+        ((u128::from(a) * u128::from(b)) >> 64) as u64
     });
     check64("mul.hi.s64 %rd0, %rd10, %rd11", |a, b, _| {
-        (i128::from(a as i64) * i128::from(b as i64) >> 64) as u64
+        ((i128::from(a as i64) * i128::from(b as i64)) >> 64) as u64
     });
     check64("mad.lo.s64 %rd0, %rd10, %rd11, %rd12", |a, b, c| a.wrapping_mul(b).wrapping_add(c));
     check32("max.s32 %r0, %r10, %r11", |a, b, _| (a as i32).max(b as i32) as u32);
@@ -191,7 +191,9 @@ fn comparisons_and_selections() {
     check32(&test("ne.s16", "%h10, %h11"), |a, b, _| u32::from(a as u16 != b as u16));
     let f = f32::from_bits;
     check32(&test("lt.f32", "%f10, %f11"), |a, b, _| u32::from(f(a) < f(b)));
-    check32(&test("geu.f32", "%f10, %f11"), |a, b, _| u32::from(!(f(a) < f(b))));
+    check32(&test("geu.f32", "%f10, %f11"), |a, b, _| {
+        u32::from(f(a).is_nan() || f(b).is_nan() || f(a) >= f(b))
+    });
     check32(&test("ne.f32", "%f10, %f11"), |a, b, _| u32::from(f(a) < f(b) || f(a) > f(b)));
     check32(&test("neu.f32", "%f10, %f11"), |a, b, _| u32::from(f(a) != f(b)));
     check32(&test("nan.f32", "%f10, %f11"), |a, b, _| u32::from(f(a).is_nan() || f(b).is_nan()));

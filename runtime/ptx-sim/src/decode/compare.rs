@@ -1,5 +1,11 @@
 //! Comparisons: `setp`, `set`, `testp`.
 
+#![allow(
+    clippy::double_comparisons,
+    clippy::neg_cmp_op_on_partial_ord,
+    reason = "with a NaN they are not what they would be simplified to"
+)]
+
 use super::operand::operands;
 use super::{Decoded, Decoder, Known, Mods};
 use crate::ast::{Inst, Operand};

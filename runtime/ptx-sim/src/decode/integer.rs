@@ -246,16 +246,16 @@ impl Decoder<'_> {
             "lo" => each_int!(self, inst, ty, |a, b| a.wrapping_mul(b)),
             "hi" => match ty {
                 Ty::U16 => {
-                    self.bin(inst, [ty; 2], |a: u32, b: u32| (a & 0xffff) * (b & 0xffff) >> 16)
+                    self.bin(inst, [ty; 2], |a: u32, b: u32| ((a & 0xffff) * (b & 0xffff)) >> 16)
                 }
                 Ty::S16 => self.bin(inst, [ty; 2], |a: u32, b: u32| {
                     (i32::from(a as i16) * i32::from(b as i16)) as u32 >> 16
                 }),
                 Ty::U32 => self.bin(inst, [ty; 2], |a: u32, b: u32| {
-                    (u64::from(a) * u64::from(b) >> 32) as u32
+                    ((u64::from(a) * u64::from(b)) >> 32) as u32
                 }),
                 Ty::S32 => {
-                    self.bin(inst, [ty; 2], |a: u32, b: u32| (wide(a) * wide(b) >> 32) as u32)
+                    self.bin(inst, [ty; 2], |a: u32, b: u32| ((wide(a) * wide(b)) >> 32) as u32)
                 }
                 Ty::U64 => self.bin(inst, [ty; 2], high_unsigned),
                 Ty::S64 => self.bin(inst, [ty; 2], high_signed),
@@ -294,10 +294,10 @@ impl Decoder<'_> {
             "lo" => each_int!(self, inst, ty, |a, b, c| a.wrapping_mul(b).wrapping_add(c)),
             "hi" => match ty {
                 Ty::U32 => self.tern(inst, [ty; 3], |a: u32, b: u32, c: u32| {
-                    ((u64::from(a) * u64::from(b) >> 32) as u32).wrapping_add(c)
+                    (((u64::from(a) * u64::from(b)) >> 32) as u32).wrapping_add(c)
                 }),
                 Ty::S32 => self.tern(inst, [ty; 3], |a: u32, b: u32, c: u32| {
-                    ((wide(a) * wide(b) >> 32) as u32).wrapping_add(c)
+                    (((wide(a) * wide(b)) >> 32) as u32).wrapping_add(c)
                 }),
                 Ty::U64 => {
                     self.tern(inst, [ty; 3], |a, b, c: u64| high_unsigned(a, b).wrapping_add(c))
@@ -523,7 +523,7 @@ impl Decoder<'_> {
                 let s = c & 3;
                 let choice = match mode {
                     None => c >> (4 * i) & 15,
-                    Some(0) => s + i & 7,
+                    Some(0) => (s + i) & 7,
                     Some(1) => s.wrapping_sub(i) & 7,
                     Some(2) => s,
                     Some(3) => i.max(s),
@@ -573,11 +573,11 @@ fn signed(v: u64, bits: u32) -> i128 {
 }
 
 fn high_unsigned(a: u64, b: u64) -> u64 {
-    (u128::from(a) * u128::from(b) >> 64) as u64
+    ((u128::from(a) * u128::from(b)) >> 64) as u64
 }
 
 fn high_signed(a: u64, b: u64) -> u64 {
-    (i128::from(a as i64) * i128::from(b as i64) >> 64) as u64
+    ((i128::from(a as i64) * i128::from(b as i64)) >> 64) as u64
 }
 
 fn mul24(a: u32, b: u32, signed: bool, high: bool) -> u32 {

@@ -27,7 +27,7 @@ impl Half {
 
     fn round(self, v: Exact) -> u32 {
         let v = match v.near {
-            near if self.sat && !(near > 0.0) => Exact::of(0.0),
+            near if self.sat && (near.is_nan() || near <= 0.0) => Exact::of(0.0),
             near if self.sat && near > 1.0 => Exact::of(1.0),
             near if self.relu && near <= 0.0 => Exact::of(0.0),
             _ => v,

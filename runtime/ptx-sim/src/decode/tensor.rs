@@ -271,15 +271,15 @@ fn bytes<const K: usize>(
         let (mut am, mut bm) = ([[0; K]; 16], [[0; 8]; K]);
         let (value_a, value_b) = (value(signed_a), value(signed_b));
         gather::<i32, K, 4>(regs, &a, &b, value_a, value_b, (&mut am, &mut bm));
+        // A register may be both of C and of D, though not at the same place.
         let c: Vec<Lanes<u32>> = c.iter().map(|&reg| regs.w32[reg]).collect();
-        for (r, &reg) in d.iter().enumerate() {
-            for lane in 0..32 {
+        for ((r, &reg), c) in d.iter().enumerate().zip(&c) {
+            for (lane, (word, &c)) in regs.w32[reg].iter_mut().zip(c).enumerate() {
                 let (row, column) = (lane / 4 + r / 2 * 8, lane % 4 * 2 + r % 2);
-                let sum: i64 =
-                    (0..K).map(|k| i64::from(am[row][k]) * i64::from(bm[k][column])).sum();
-                let sum = sum + i64::from(c[r][lane] as i32);
+                let products = (0..K).map(|k| i64::from(am[row][k]) * i64::from(bm[k][column]));
+                let sum = products.sum::<i64>() + i64::from(c as i32);
                 let sum = if saturates { sum.clamp(i32::MIN.into(), i32::MAX.into()) } else { sum };
-                regs.w32[reg][lane] = sum as u32;
+                *word = sum as u32;
             }
         }
         Ok(())

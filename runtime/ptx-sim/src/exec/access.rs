@@ -385,7 +385,7 @@ impl Warp {
         let params = around.env.params;
         for lane in lanes_of(on) {
             let address = addresses[lane];
-            if address % bytes != 0 {
+            if !address.is_multiple_of(bytes) {
                 return misaligned(lane, address, bytes);
             }
             let end = address.checked_add(bytes).filter(|end| *end <= params.len() as u64);
@@ -444,7 +444,7 @@ pub(super) fn parts(
 fn steps(addresses: &Lanes<u64>, bytes: u64) -> bool {
     let mut off = 0;
     for (i, address) in addresses.iter().enumerate() {
-        off |= address.wrapping_sub(addresses[0]) ^ i as u64 * bytes;
+        off |= address.wrapping_sub(addresses[0]) ^ (i as u64 * bytes);
     }
     off == 0
 }
@@ -455,7 +455,7 @@ fn one_allocation(around: &mut Around<'_>, addresses: &Lanes<u64>, bytes: u64) -
     let first = addresses[0];
     if let Some(at) = memory.find(first, *around.hint) {
         let allocation = &memory.allocations()[at];
-        if first % bytes == 0
+        if first.is_multiple_of(bytes)
             && bytes * 32 <= allocation.bytes - (first - allocation.base).min(allocation.bytes)
         {
             *around.hint = at;
@@ -486,7 +486,7 @@ impl Around<'_> {
             let Some(at) = fits else {
                 return trouble(FaultKind::OutOfBounds, lane, self.outside(address, bytes, at));
             };
-            if address % bytes != 0 {
+            if !address.is_multiple_of(bytes) {
                 return misaligned(lane, address, bytes);
             }
             *self.hint = at;
@@ -650,7 +650,7 @@ pub(super) fn within_shared(
             let message = format!("{bytes} bytes at {address:#x} of {size} bytes of shared memory");
             return trouble(FaultKind::OutOfBounds, lane, message);
         }
-        if address % bytes != 0 {
+        if !address.is_multiple_of(bytes) {
             return misaligned(lane, address, bytes);
         }
     }
@@ -665,7 +665,7 @@ fn within_local(around: &Around<'_>, addresses: &Lanes<u64>, on: u32, bytes: u64
             let message = format!("{bytes} bytes at {address:#x} of {size} bytes of local memory");
             return trouble(FaultKind::OutOfBounds, lane, message);
         }
-        if address % bytes != 0 {
+        if !address.is_multiple_of(bytes) {
             return misaligned(lane, address, bytes);
         }
     }
