@@ -263,6 +263,19 @@ fn a_lock_among_lanes_of_one_warp_is_released() {
 }
 
 #[test]
+fn a_block_that_polls_two_places_lets_the_others_go_on() {
+    // Block 0 waits for the last one, which stores to the second place.
+    let body = "mov.u32 %r9, %ctaid.x; setp.ne.u32 %p1, %r9, 0; @%p1 bra OTHER;
+        L: ld.volatile.global.u32 %r4, [%rd1]; ld.volatile.global.u32 %r5, [%rd1+4]; add.u32 %r6, %r4, %r5;
+        setp.eq.u32 %p2, %r6, 2; @%p2 bra L; st.global.u32 [%rd1+8], %r6; ret;
+        OTHER: setp.ne.u32 %p1, %r9, 3; @%p1 ret; st.volatile.global.u32 [%rd1+4], 7;";
+    let bench = bench(body);
+    bench.launch("k", [4, 1, 1], [1, 1, 1], 0);
+    let at = u64::from_le_bytes(bench.params[..8].try_into().expect("an address"));
+    assert_eq!(bench.read::<u32>(at, 3), [1, 7, 8]);
+}
+
+#[test]
 fn the_fault_of_the_lowest_block_is_told_on_any_number_of_threads() {
     let body =
         "mov.u32 %r9, %ctaid.x; setp.lt.u32 %p1, %r9, 5; @%p1 ret; st.global.u32 [%rd1+256], %r9;";

@@ -15,6 +15,7 @@ use crate::launch::Env;
 use crate::op::{Barrier, Guard, Op, Special};
 use crate::regs::{FULL, Reg, Regs, lanes_of};
 use crate::shared::{Shared, Who};
+use crate::types::Space;
 use copy::Copies;
 
 /// A fault of one lane; the warp knows the place.
@@ -74,12 +75,20 @@ pub(crate) struct Warp {
     fragments: Vec<Fragment>,
     local: Vec<u32>,
     copies: Copies,
-    /// Place and values of the last poll, and how often they came.
-    polled: (u32, u64, u32),
+    polls: Vec<Poll>,
     /// Where the running fragment is, for faults.
     pub pc: u32,
     /// Stores, atomics and exits: what may let others go on.
     pub progress: u64,
+}
+
+/// What was read at one place by an instruction that may wait for others.
+struct Poll {
+    pc: u32,
+    values: u64,
+    /// How often the same came, with nothing done in between.
+    times: u32,
+    progress: u64,
 }
 
 /// What a warp runs in.
@@ -122,7 +131,7 @@ impl Warp {
             fragments: vec![],
             local: vec![],
             copies: Copies::default(),
-            polled: (0, 0, 0),
+            polls: vec![],
             pc: 0,
             progress: 0,
         }
@@ -141,7 +150,7 @@ impl Warp {
         self.local.clear();
         self.local.resize(kernel.local_bytes.div_ceil(4) as usize * 32, 0);
         self.copies = Copies::default();
-        self.polled = (0, 0, 0);
+        self.polls.clear();
         self.pc = 0;
         for &(at, special) in &kernel.specials {
             self.regs.w32[at] = match special {
@@ -265,8 +274,6 @@ impl Warp {
             loop {
                 if *budget == 0 {
                     self.add(Fragment { pc, mask, state: State::Run });
-                    // Another fragment has its turn: this one may wait for it.
-                    self.fragments.rotate_left(1);
                     return Ok(Stop::Paused);
                 }
                 *budget -= 1;
@@ -290,8 +297,7 @@ impl Warp {
                     Op::Load(access) => {
                         self.load(around, access, on)?;
                         pc += 1;
-                        if access.strong && on != 0 && self.polled.2 >= SPINS {
-                            self.polled.2 = 0;
+                        if access.strong && on != 0 && self.spins() {
                             self.add(Fragment { pc, mask, state: State::Run });
                             self.park(pc);
                             break;
@@ -299,7 +305,8 @@ impl Warp {
                     }
                     Op::Store(access) => {
                         self.store(around, access, on)?;
-                        self.progress += u64::from(on != 0);
+                        let seen = access.at.space != Space::Local;
+                        self.progress += u64::from(on != 0 && seen);
                         pc += 1;
                     }
                     &Op::Branch(target) => {
@@ -327,7 +334,7 @@ impl Warp {
                     }
                     Op::Exit => {
                         self.exited |= on;
-                        self.progress += 1;
+                        self.progress += u64::from(on != 0);
                         mask &= !on;
                         pc += 1;
                         if mask == 0 {
@@ -388,8 +395,7 @@ impl Warp {
                     Op::Atom(atom) => {
                         self.atom(around, atom, on)?;
                         pc += 1;
-                        if !atom.to.is_empty() && on != 0 && self.polled.2 >= SPINS {
-                            self.polled.2 = 0;
+                        if !atom.to.is_empty() && on != 0 && self.spins() {
                             self.add(Fragment { pc, mask, state: State::Run });
                             self.park(pc);
                             break;
@@ -619,8 +625,19 @@ impl Warp {
                     .rotate_left(23);
             }
         }
-        let (pc, last, count) = self.polled;
-        self.polled = (self.pc, hash, if (pc, last) == (self.pc, hash) { count + 1 } else { 0 });
+        let (pc, progress) = (self.pc, self.progress);
+        match self.polls.iter_mut().find(|poll| poll.pc == pc) {
+            Some(poll) if poll.values == hash && poll.progress == progress => poll.times += 1,
+            Some(poll) => *poll = Poll { pc, values: hash, times: 0, progress },
+            None => self.polls.push(Poll { pc, values: hash, times: 0, progress }),
+        }
+    }
+
+    /// Whether the poll just made has found the same too often.
+    fn spins(&mut self) -> bool {
+        let pc = self.pc;
+        let poll = self.polls.iter_mut().find(|poll| poll.pc == pc && poll.times >= SPINS);
+        poll.map(|poll| poll.times = 0).is_some()
     }
 
     fn who(&self, lane: usize, strong: bool) -> Who {
