@@ -8,7 +8,9 @@ mod launches;
 mod text;
 
 use crate::usage::{self, Usage};
-use q35_artifact::{Arg, Artifact, Cost, Entry, Launch, Plan, TargetSection, Unit, Workload};
+use q35_artifact::{
+    Arg, Artifact, Cost, Entry, Launch, Plan, State, TargetSection, Unit, Workload,
+};
 use q35_types::step::PAGE;
 use serde_json::{Value, json};
 use std::iter::Sum;
@@ -98,7 +100,7 @@ pub struct Moved {
 pub struct Least {
     /// Each once, of experts those chosen, of the embedding the tokens' rows.
     pub weights: f64,
-    /// State of sequences, read once and written once.
+    /// State of sequences, read once and written once; of a ring, a row written and the others read.
     pub state: f64,
     /// Keys and values of earlier tokens read once, of the step's own written once.
     pub kv: f64,
@@ -248,12 +250,16 @@ fn least(plan: &Plan, usage: &Usage<'_>, workload: Workload, depth: u32) -> Leas
     let per = |unit: Unit| -> f64 {
         let states = usage.states.iter().map(|&i| &plan.states[i as usize]);
         let of_unit = states.filter(|s| s.unit == unit);
-        of_unit.map(|s| s.unit_bytes as f64 * s.layers.len() as f64).sum()
+        let moved = |s: &State| match (s.unit, s.ring) {
+            (Unit::Slot, false) => 2.0,
+            (Unit::Slot, true) | (Unit::Page, _) => 1.0,
+        };
+        of_unit.map(|s| moved(s) * s.unit_bytes as f64 * s.layers.len() as f64).sum()
     };
     let cached = workload.seqs * f64::from(depth) + workload.tokens;
     Least {
         weights: usage.least_bytes(workload.tokens, workload.experts),
-        state: 2.0 * workload.seqs * per(Unit::Slot),
+        state: workload.seqs * per(Unit::Slot),
         kv: cached * per(Unit::Page) / f64::from(PAGE),
     }
 }

@@ -70,6 +70,10 @@ pub struct State {
     pub unit: Unit,
     /// Bytes of one unit in one layer.
     pub unit_bytes: u64,
+    /// It is a ring of rows: a token takes the place of the oldest and looks at the others, so that a step
+    /// moves a unit once, where it reads and replaces other units whole.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub ring: bool,
     pub layers: Vec<u32>,
 }
 

@@ -165,8 +165,20 @@ fn plan() -> Plan {
         arena_bytes: 4096,
         buffers: vec![Buffer { name: LOGITS.into(), bytes: 2 * 20 * 4 }],
         states: vec![
-            State { name: "delta".into(), unit: Unit::Slot, unit_bytes: 256, layers: vec![0] },
-            State { name: "kv".into(), unit: Unit::Page, unit_bytes: 2048, layers: vec![1] },
+            State {
+                name: "delta".into(),
+                unit: Unit::Slot,
+                unit_bytes: 256,
+                ring: false,
+                layers: vec![0],
+            },
+            State {
+                name: "kv".into(),
+                unit: Unit::Page,
+                unit_bytes: 2048,
+                ring: false,
+                layers: vec![1],
+            },
         ],
         entries: vec![
             entry("prefill", 64),

@@ -136,7 +136,7 @@ impl Weight {
 /// Sequence state, one of its kind for each layer that has the block.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum State {
-    /// The last `taps - 1` rows before the convolution: `f32[slot, taps - 1, channels]`.
+    /// The last rows before the convolution, that of position p in row p mod taps: `f32[slot, taps, channels]`.
     Conv { taps: u32, channels: u32 },
     /// The delta-rule matrix of each value head: `f32[slot, heads, dk, dv]`.
     Delta { heads: u32, dk: u32, dv: u32 },

@@ -195,8 +195,8 @@ fn inspect_tells_what_is_in_an_artifact() {
     assert_eq!(names, ["prefill", "decode", "head"]);
     assert!(entries.iter().all(|e| e["launches"].as_u64() >= Some(1)));
     assert!(target["arena_bytes"].as_u64() > Some(0));
-    // Six layers with a matrix of 32 x 32 for each of four heads, and the conv's history of three.
-    let state = 6 * (4 * 32 * 32 + 3 * (2 * 2 * 32 + 4 * 32)) * 4;
+    // Six layers with a matrix of 32 x 32 for each of four heads, and the conv's ring of four rows.
+    let state = 6 * (4 * 32 * 32 + 4 * (2 * 2 * 32 + 4 * 32)) * 4;
     assert_eq!(target["state_bytes_per_sequence"], state);
     // Two layers with keys and values of two heads of 64.
     assert_eq!(target["state_bytes_per_1000_tokens"], 1000 * 2 * 2 * 2 * 64 * 4);

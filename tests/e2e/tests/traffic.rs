@@ -85,7 +85,7 @@ fn least(artifact: &Artifact, block: &Block) -> [f64; 2] {
         let bytes = state.unit_bytes as f64;
         match state.unit {
             // A ring of inputs: all but one row looked back at, and that one written.
-            Unit::Slot if state.name.ends_with(".conv") => bytes,
+            Unit::Slot if state.ring => bytes,
             // Read once and written once.
             Unit::Slot => 2.0 * bytes,
             // Of all tokens read, the step's own included, and of that one written.

@@ -174,6 +174,7 @@ fn plan() -> Plan {
         name: name.into(),
         unit,
         unit_bytes,
+        ring: false,
         layers: vec![layer],
     };
     Plan {

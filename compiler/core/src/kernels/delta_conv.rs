@@ -115,10 +115,10 @@ impl Template for DeltaConv {
         let (channels, taps) = (self.channels() as usize, self.taps as usize);
         let before = taps - 1;
         let weights = taps * channels * 4;
-        // A CPU keeps a head's columns in its first cache from token to token. A GPU fetches what each
+        // A CPU keeps a head's columns in its first cache from token to token; it replaces at least one row. A GPU fetches what each
         // tap of a token needs: of the history, all rows for the first token, one less for the next.
         let (weights, rows, x_reads) = match caps.lanes {
-            1 => (Amount { once: weights as f64, ..Amount::default() }, 2 * before, 1),
+            1 => (Amount { once: weights as f64, ..Amount::default() }, taps, 1),
             _ => (per_token(weights), before * (before + 1) / 2 + before, taps),
         };
         Cost {

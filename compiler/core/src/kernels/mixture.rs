@@ -8,8 +8,7 @@
 //!                      weights in order of rank, residual           ─▶ [T, hidden]
 //! ```
 //!
-//! Choosing is little work (a lane counts for a few experts which logits are above theirs), so every task of
-//! `up` does it for itself instead of waiting for a launch. Of several pairs with one expert the first takes all their
+//! Choosing is little work, so every task of `up` does it for itself instead of waiting for a launch. Of several pairs with one expert the first takes all their
 //! tokens, so an expert's weights are read once. `down` keeps each pair's sums apart in shared memory and
 //! adds a token's in order of rank, whoever else is in the step.
 
@@ -20,7 +19,7 @@ use super::gpu::product::{Product, Scratch};
 use super::step::Step;
 use super::{PANEL, Template, letter, padded};
 use q35_artifact::{Amount, Cost, Tasks, Times};
-use q35_kernel::{Expr, KernelBuilder, Mem, ReduceOp, UnaryOp};
+use q35_kernel::{Expr, KernelBuilder, Mem, ReduceOp};
 use q35_target::Caps;
 use q35_types::{Count, DType, StepLayout};
 
@@ -273,21 +272,9 @@ impl<'k> Choice<'k> {
     fn new(b: &'k KernelBuilder, of: &Mixture, logits: Mem, tokens: Expr<'k>) -> Self {
         let ids = b.shared("ids", DType::I32, of.pairs());
         let sorted = b.shared("sorted", DType::I32, of.pairs());
-        let row = b.shared("row", DType::F32, of.experts.next_multiple_of(4));
-        b.range(0, tokens, 1, |t| {
-            b.barrier();
-            b.range(b.lane(), of.experts.next_multiple_of(4), LANES, |e| {
-                let at = t * of.logits + e.min(of.experts as i32 - 1);
-                let v = b.load(logits, at);
-                // What is no number, and what is no expert, is below all that is.
-                let known = v.eq(v).and(e.lt(of.experts as i32));
-                b.store(row, e, known.select(v, f32::NEG_INFINITY));
-            });
-            b.barrier();
-            b.range(b.lane(), of.experts, LANES, |e| {
-                let rank = rank(b, row, of.experts, e);
-                b.when(rank.lt(of.k as i32), || b.store(ids, t * of.k + rank, e));
-            });
+        b.range(0, tokens, LANES / CHOOSERS, |first| {
+            let token = first + b.lane() / CHOOSERS;
+            choose(b, of, (logits, ids), token, token.lt(tokens));
         });
         b.barrier();
         let pairs = tokens * of.k;
@@ -350,15 +337,43 @@ impl<'k> Choice<'k> {
     }
 }
 
-/// How many logits are above that of expert `e`; of equals, those of lower number.
-fn rank<'k>(b: &'k KernelBuilder, row: Mem, experts: u32, e: Expr<'k>) -> Expr<'k> {
-    let own = b.load(row, e);
-    let zero = b.f(0.0).splat(4);
-    let [above] = b.fold(0, experts.next_multiple_of(4), 4, [zero], |at, [above]| {
-        let others = b.load_vec(row, at, 4);
-        let numbers = b.vector(&[0, 1, 2, 3].map(|i| at + i));
-        let wins = others.gt(own).or(others.eq(own).and(numbers.lt(e)));
-        [above + wins.select(1.0, 0.0)]
+/// Lanes that choose for a token.
+const CHOOSERS: u32 = 32;
+
+/// The experts of a token, if there is such a token: the best that rank behind the one chosen before, as often as
+/// it takes. A lane has every 32nd logit.
+fn choose<'k>(
+    b: &'k KernelBuilder,
+    of: &Mixture,
+    (logits, ids): (Mem, Mem),
+    token: Expr<'k>,
+    is_there: Expr<'k>,
+) {
+    let own = b.lane() % CHOOSERS;
+    let mine: Vec<(Expr, Expr)> = (0..of.experts.div_ceil(CHOOSERS))
+        .map(|i| {
+            let expert = own + i * CHOOSERS;
+            let load = || [b.load(logits, token * of.logits + expert)];
+            let known = is_there.and(expert.lt(of.experts as i32));
+            let [v] = b.choose(known, load, || [b.f(f32::NEG_INFINITY)]);
+            // What is no number is below all that are.
+            (v.eq(v).select(v, f32::NEG_INFINITY), expert)
+        })
+        .collect();
+    let nobody = b.i(i32::MAX);
+    let start = [b.f(f32::INFINITY), b.i(-1)];
+    b.fold(0, of.k, 1, start, |rank, [last, chosen]| {
+        let none = (b.f(f32::NEG_INFINITY), nobody);
+        let best = mine.iter().fold(none, |(high, best), &(v, e)| {
+            let behind = v.lt(last).or(v.eq(last).and(e.gt(chosen)));
+            let better = behind.and(v.gt(high).or(v.eq(high).and(e.lt(best))));
+            (better.select(v, high), better.select(e, best))
+        });
+        let highest = b.cluster(ReduceOp::Max, best.0, CHOOSERS);
+        let lowest = best.0.eq(highest).select(best.1, nobody);
+        let lowest = b.cluster(ReduceOp::Min, lowest, CHOOSERS);
+        let first = own.eq(0).and(is_there);
+        b.when(first, || b.store(ids, token * of.k + rank, lowest));
+        [highest, lowest]
     });
-    above.sum().unary(UnaryOp::FloatToInt)
 }

@@ -76,6 +76,7 @@ impl Tables {
             name: format!("{block}.{}.{what}", id.0),
             unit,
             unit_bytes: elements * size,
+            ring: matches!(state, graph::State::Conv { .. }),
             layers: layers.to_vec(),
         };
         let number = self.states.iter().position(|s| s.name == entry.name).unwrap_or_else(|| {

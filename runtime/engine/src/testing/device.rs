@@ -61,6 +61,7 @@ pub fn plan() -> Plan {
         name: name.into(),
         unit,
         unit_bytes,
+        ring: false,
         layers: vec![LAYER],
     };
     Plan {
