@@ -8,9 +8,10 @@
 //!                      weights in order of rank, residual           ─▶ [T, hidden]
 //! ```
 //!
-//! Choosing is little work, so every task of `up` does it for itself instead of waiting for a launch. Of several pairs with one expert the first takes all their
-//! tokens, so an expert's weights are read once. `down` keeps each pair's sums apart in shared memory and
-//! adds a token's in order of rank, whoever else is in the step.
+//! Choosing is little work, so every task of `up` does it for itself instead of waiting for a launch. Of
+//! several pairs with one expert the first takes all their tokens, so an expert's weights are read once.
+//! `down` keeps each pair's sums apart in shared memory and adds a token's in order of rank, whoever else
+//! is in the step.
 
 use super::elementwise::per_token;
 use super::experts::{active, pair, start};
@@ -340,8 +341,8 @@ impl<'k> Choice<'k> {
 /// Lanes that choose for a token.
 const CHOOSERS: u32 = 32;
 
-/// The experts of a token, if there is such a token: the best that rank behind the one chosen before, as often as
-/// it takes. A lane has every 32nd logit.
+/// The experts of a token, if there is such a token: the best that rank behind the one chosen before, as
+/// often as it takes. A lane has every 32nd logit.
 fn choose<'k>(
     b: &'k KernelBuilder,
     of: &Mixture,
