@@ -252,7 +252,7 @@ impl Template for ExpertLinear {
         Tasks { each, times: Times::Word { arg: 3 } }
     }
 
-    /// An expert that more than [`TILE`] tokens of a step choose is read again for each further tile of
+    /// An expert that more than `TILE` tokens of a step choose is read again for each further tile of
     /// them, which is not counted.
     fn cost(&self, caps: &Caps) -> Cost {
         let parts = if self.act == Act::None { 1 } else { 2 };
