@@ -16,6 +16,7 @@
 //! Start at [`Inst`] for the language and at [`KernelBuilder`] for writing in it.
 
 mod builder;
+mod divisors;
 mod expr;
 mod inst;
 mod math;
@@ -25,6 +26,7 @@ pub mod text;
 pub mod verify;
 
 pub use builder::{KernelBuilder, Machine};
+pub use divisors::{Divisors, trailing_zeros};
 pub use expr::{Expr, Operand};
 pub use inst::*;
 pub use mma::MmaArgs;

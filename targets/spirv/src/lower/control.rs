@@ -132,5 +132,5 @@ impl<'a> Lowering<'a> {
 }
 
 fn divisible_step(step: u32) -> u8 {
-    super::divisible::trailing_zeros(step as i32)
+    q35_kernel::trailing_zeros(step as i32)
 }

@@ -10,7 +10,6 @@
 
 mod arith;
 mod control;
-mod divisible;
 mod group;
 mod matrix;
 mod memory;
@@ -18,8 +17,7 @@ mod narrow;
 
 use crate::Profile;
 use crate::module::{Kind, Module, Shape};
-use divisible::Divisors;
-use q35_kernel::{Block, Inst, Kernel, Literal, Scalar, Stmt, Type, Value};
+use q35_kernel::{Block, Divisors, Inst, Kernel, Literal, Scalar, Stmt, Type, Value};
 use rspirv::spirv::{BuiltIn, Op, Word};
 
 pub type Parts = Vec<Word>;

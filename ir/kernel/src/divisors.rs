@@ -8,12 +8,13 @@
 //! Of a float, it is what divides its bits: with 2^16, it is a number of `bf16`, and need not be rounded
 //! to be stored as one. So what is copied from memory to matrix units is copied.
 
-use q35_kernel::{BinaryOp, Inst, Kernel, Literal, Scalar, UnaryOp, Value};
+use crate::inst::{BinaryOp, Inst, Kernel, Literal, Scalar, UnaryOp, Value};
 use q35_types::DType;
 
 /// As much as anything can use: the half of a word that `bf16` has not.
 const ENOUGH: u8 = 16;
 
+/// Of each value of a kernel; [`note`](Self::note) takes them in order.
 pub struct Divisors {
     known: Vec<u8>,
     ints: Vec<Option<i32>>,
@@ -101,6 +102,7 @@ impl Divisors {
     }
 }
 
+/// The logarithm of the largest power of two that divides `c`, as far as anything can use it.
 pub fn trailing_zeros(c: i32) -> u8 {
     (c.trailing_zeros() as u8).min(ENOUGH)
 }
