@@ -183,6 +183,9 @@ pub trait Device: Send {
     fn run(&mut self, entry: EntryId) -> Result<(), DeviceError>;
 }
 
+/// The feature of a [`DeviceInfo`] by which software that plays a GPU is known.
+pub(crate) const SOFTWARE: &str = "software";
+
 /// What is known about a device, for people and for choosing one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DeviceInfo {
@@ -192,7 +195,7 @@ pub struct DeviceInfo {
     pub target: &'static str,
     /// The maker's name for it.
     pub name: String,
-    /// Threads on a CPU, compute units on a GPU; 0 if that is not known.
+    /// Threads of the host on a CPU or a simulator, compute units on a GPU; 0 if that is not known.
     pub units: usize,
     /// What it can do that matters here, and which variants of the code it runs.
     pub features: Vec<String>,
@@ -212,13 +215,22 @@ impl Span {
     }
 }
 
+impl DeviceInfo {
+    /// Whether it is software that plays a GPU.
+    pub fn is_software(&self) -> bool {
+        self.features.iter().any(|feature| feature == SOFTWARE)
+    }
+}
+
 impl fmt::Display for DeviceInfo {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}: {}", self.id, self.name)?;
         match self.units {
             // A driver need not say.
             0 => (),
-            units if self.target == crate::cpu::NAME => write!(f, ", {units} threads")?,
+            units if [crate::cpu::NAME, crate::ptx_sim::NAME].contains(&&*self.id) => {
+                write!(f, ", {units} threads")?
+            }
             units => write!(f, ", {units} compute units")?,
         }
         if let Some(bytes) = self.memory {

@@ -1,6 +1,7 @@
 //! What can go wrong on a device.
 
 use crate::cpu::variant::VariantError;
+use crate::cuda::CudaError;
 use crate::vulkan::VulkanError;
 use std::io;
 use std::path::PathBuf;
@@ -35,6 +36,14 @@ pub enum DeviceError {
     /// There is no such Vulkan device, it will not do, or it has failed.
     #[error(transparent)]
     Vulkan(#[from] VulkanError),
+
+    /// There is no such CUDA device, it will not do, or it has failed.
+    #[error(transparent)]
+    Cuda(#[from] CudaError),
+
+    /// A kernel did on the simulator what no kernel may do, or asked for what it does not have.
+    #[error(transparent)]
+    Simulated(#[from] q35_ptx_sim::Error),
 
     /// No threads, or more than any machine has.
     #[error("{found} threads were asked for, expected 1 to {most}")]

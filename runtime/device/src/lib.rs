@@ -17,11 +17,16 @@
 #![allow(unsafe_code, reason = "this crate is where it lives")]
 #![deny(unsafe_op_in_unsafe_fn, clippy::undocumented_unsafe_blocks)]
 
+mod bind;
 pub mod cpu;
+pub mod cuda;
 mod device;
 mod error;
+mod hazard;
 mod list;
 mod map;
+mod ptx;
+pub mod ptx_sim;
 pub mod vulkan;
 
 pub use device::*;

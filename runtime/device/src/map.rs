@@ -35,6 +35,15 @@ impl Mapped {
         &self.path
     }
 
+    /// The bytes of a range.
+    pub(crate) fn part(&self, range: &Range<usize>) -> Result<&[u8], DeviceError> {
+        self.map.get(range.clone()).ok_or_else(|| DeviceError::OutOfRange {
+            begin: range.start as u64,
+            end: range.end as u64,
+            bytes: self.map.len() as u64,
+        })
+    }
+
     /// Say that a range will not be read again soon, so that the pages it takes in this process
     /// can go. Reading it again is allowed, and gives the same bytes.
     pub fn release(&self, range: Range<usize>) {

@@ -1,7 +1,7 @@
 //! What this machine is and has, as far as the system tells.
 
 /// The maker's name of the processor.
-pub(super) fn name() -> String {
+pub(crate) fn name() -> String {
     let told = std::fs::read_to_string("/proc/cpuinfo").ok();
     let line = |text: &str| {
         let line = text.lines().find(|l| l.starts_with("model name"))?;
@@ -11,21 +11,21 @@ pub(super) fn name() -> String {
 }
 
 /// Threads that can run at once.
-pub(super) fn threads() -> usize {
+pub(crate) fn threads() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from)
 }
 
-pub(super) fn total_memory() -> Option<u64> {
+pub(crate) fn total_memory() -> Option<u64> {
     memory("MemTotal")
 }
 
 /// What could be allocated without others having to give way.
-pub(super) fn free_memory() -> Option<u64> {
+pub(crate) fn free_memory() -> Option<u64> {
     memory("MemAvailable")
 }
 
 /// The instruction sets that kernels here have a use for.
-pub(super) fn features() -> Vec<String> {
+pub(crate) fn features() -> Vec<String> {
     #[cfg(target_arch = "x86_64")]
     let found = [
         ("avx2", is_x86_feature_detected!("avx2")),

@@ -58,14 +58,7 @@ impl Buffers {
         range: Range<usize>,
         alignment: u64,
     ) -> Result<Option<BufferId>, DeviceError> {
-        let bytes = file.bytes();
-        let Some(part) = bytes.get(range.clone()) else {
-            return Err(DeviceError::OutOfRange {
-                begin: range.start as u64,
-                end: range.end as u64,
-                bytes: bytes.len() as u64,
-            });
-        };
+        let part = file.part(&range)?;
         if !(part.as_ptr() as u64).is_multiple_of(alignment) {
             return Ok(None);
         }

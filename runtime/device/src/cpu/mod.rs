@@ -10,7 +10,7 @@
 //! and meet after each.
 
 mod code;
-mod host;
+pub(crate) mod host;
 mod launch;
 pub mod measure;
 mod memory;
@@ -61,6 +61,15 @@ struct Scratch {
 // that device runs an entry.
 unsafe impl Send for Scratch {}
 
+/// So many host threads, or as many as the system says are worth having.
+pub(crate) fn threads_or_all(threads: Option<usize>) -> Result<usize, DeviceError> {
+    let threads = threads.unwrap_or_else(host::threads);
+    match (1..=MOST_THREADS).contains(&threads) {
+        true => Ok(threads),
+        false => Err(DeviceError::Threads { found: threads, most: MOST_THREADS }),
+    }
+}
+
 impl Cpu {
     /// The CPU with so many threads, or as many as the system says are worth having.
     ///
@@ -82,10 +91,7 @@ impl Cpu {
     }
 
     fn with_variant(variant: &'static str, threads: Option<usize>) -> Result<Self, DeviceError> {
-        let threads = threads.unwrap_or_else(host::threads);
-        if !(1..=MOST_THREADS).contains(&threads) {
-            return Err(DeviceError::Threads { found: threads, most: MOST_THREADS });
-        }
+        let threads = threads_or_all(threads)?;
         let mut info = Self::describe();
         info.units = threads;
         Ok(Self {

@@ -5,7 +5,7 @@
 
 use super::features::{BUDGET, Names, REQUIRED};
 use super::{NAME, TARGET, VulkanError};
-use crate::DeviceInfo;
+use crate::{DeviceInfo, SOFTWARE};
 use ash::vk;
 use std::ffi::CStr;
 
@@ -35,8 +35,6 @@ const OPERATIONS: [(vk::SubgroupFeatureFlags, &str); 3] = [
     (vk::SubgroupFeatureFlags::ARITHMETIC, "subgroup arithmetic in compute shaders"),
     (vk::SubgroupFeatureFlags::SHUFFLE, "subgroup shuffles in compute shaders"),
 ];
-/// The feature of a [`DeviceInfo`] by which software is known.
-pub const SOFTWARE: &str = "software";
 /// Spans begin at multiples of it: the widest load, and a cache line.
 pub const ALIGNMENT: u64 = 64;
 /// Buffers are whole numbers of it.

@@ -3,7 +3,7 @@
 //! ```text
 //! instance ─ facts ─▶ gpu ─┬─ memory ◀─ transfer      what the host writes and reads
 //!            features      ├─ pipeline ◀─ code, cache  kernels
-//!                          └─ record ◀─ hazard         entries
+//!                          └─ record                   entries
 //! ```
 //!
 //! Kernels know memory by its address (`bufferDeviceAddress`), so there are no descriptors, and
@@ -16,7 +16,6 @@ mod error;
 mod facts;
 mod features;
 mod gpu;
-mod hazard;
 mod instance;
 mod memory;
 mod pipeline;
@@ -127,11 +126,6 @@ pub fn devices() -> Result<Vec<DeviceInfo>, VulkanError> {
     Ok(devices.iter().map(|device| device.facts.info()).collect())
 }
 
-/// Whether a device that [`devices`] has told of is software.
-pub(crate) fn is_software(info: &DeviceInfo) -> bool {
-    info.features.iter().any(|feature| feature == facts::SOFTWARE)
-}
-
 /// Best first.
 fn rank(device: &Physical) -> impl Ord + use<> {
     let facts = &device.facts;
@@ -233,12 +227,7 @@ impl Device for Vulkan {
         _alignment: u64,
     ) -> Result<Option<BufferId>, DeviceError> {
         // Tensors in a file begin anywhere, and kernels want multiples of a cache line.
-        let bytes = file.bytes().len() as u64;
-        let (begin, end) = (range.start as u64, range.end as u64);
-        match begin <= end && end <= bytes {
-            true => Ok(None),
-            false => Err(DeviceError::OutOfRange { begin, end, bytes }),
-        }
+        file.part(&range).map(|_| None)
     }
 
     fn fill(&mut self, span: Span, write: &mut dyn FnMut(&mut [u8])) -> Result<(), DeviceError> {

@@ -5,12 +5,13 @@
 
 use super::facts::ALIGNMENT;
 use super::gpu::{ANYTHING, Gpu, HOST, KERNELS};
-use super::hazard::{Hazards, Touched};
 use super::memory::Memory;
 use super::pipeline::{Pipelines, Push};
-use crate::{BoundArg, BoundLaunch, DeviceError, Repeat, Span};
+use crate::bind::{Addresses, bind};
+use crate::hazard::{Hazards, Touched};
+use crate::{BoundLaunch, DeviceError, Repeat};
 use ash::vk;
-use q35_artifact::{Kernel, Param};
+use q35_artifact::Kernel;
 
 /// Launches, checked, and the arguments that they will find.
 pub struct Draft {
@@ -113,44 +114,11 @@ impl Draft {
         kernel: &Kernel,
         memory: &Memory,
     ) -> Result<(Launch, Touched), DeviceError> {
-        let (found, expected) = (bound.args.len(), kernel.params.len());
-        if found != expected {
-            let kernel = kernel.name.clone();
-            return Err(DeviceError::Arguments { kernel, found, expected });
-        }
-        let mut touched = Touched::default();
-        let (mut addresses, mut lists) = (Vec::new(), Vec::new());
-        for (arg, param) in bound.args.iter().zip(&kernel.params) {
-            let refuse = |found, expected| {
-                let (kernel, param) = (kernel.name.clone(), param.name.clone());
-                Err(DeviceError::Argument { kernel, param, found, expected })
-            };
-            let mut address = |span| argument(span, kernel, param, memory, &mut touched);
-            match arg {
-                BoundArg::Span(_) if param.table => {
-                    return refuse("one buffer", "a list of buffers");
-                }
-                BoundArg::Table(_) if !param.table => {
-                    return refuse("a list of buffers", "one buffer");
-                }
-                BoundArg::Span(span) => addresses.push(address(*span)?),
-                BoundArg::Table(spans) => {
-                    let list = spans.iter().map(|&span| address(span));
-                    lists.push((addresses.len() as u64, list.collect::<Result<Vec<_>, _>>()?));
-                    addresses.push(0);
-                }
-            }
-        }
-        let times = match bound.tasks.repeat {
-            Repeat::Once => 0,
-            Repeat::Word { buffer, offset } => {
-                let word = Span { buffer, offset, bytes: 4 };
-                touched.read(word);
-                aligned(word, 4, kernel, "tasks", memory)?
-            }
-        };
-        let args = self.push(&addresses);
-        let links = lists.iter().map(|(at, list)| (args + at * 8, self.push(list))).collect();
+        let Addresses { args, lists, times, touched } =
+            bind(bound, kernel, ALIGNMENT, &|span| memory.address(span))?;
+        let args = self.push(&args);
+        let link = |(at, list): &(usize, Vec<u64>)| (args + *at as u64 * 8, self.push(list));
+        let links = lists.iter().map(link).collect();
         let (pipeline, each) = (vk::Pipeline::null(), bound.tasks.each);
         let launch = Launch { pipeline, args, times, each, groups: 0, barrier: false, links };
         Ok((launch, touched))
@@ -163,35 +131,4 @@ impl Draft {
         self.arguments.extend(addresses.iter().flat_map(|address| address.to_le_bytes()));
         begin as u64
     }
-}
-
-/// The address of a span that a kernel gets, which is thereby touched.
-fn argument(
-    span: Span,
-    kernel: &Kernel,
-    param: &Param,
-    memory: &Memory,
-    touched: &mut Touched,
-) -> Result<u64, DeviceError> {
-    let address = aligned(span, ALIGNMENT, kernel, &param.name, memory)?;
-    match param.write {
-        true => touched.write(span),
-        false => touched.read(span),
-    }
-    Ok(address)
-}
-
-fn aligned(
-    span: Span,
-    size: u64,
-    kernel: &Kernel,
-    param: &str,
-    memory: &Memory,
-) -> Result<u64, DeviceError> {
-    let address = memory.address(span)?;
-    if !address.is_multiple_of(size) {
-        let (kernel, param) = (kernel.name.clone(), param.into());
-        return Err(DeviceError::Misaligned { kernel, param, size: size as usize });
-    }
-    Ok(address)
 }

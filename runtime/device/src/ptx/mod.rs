@@ -1,0 +1,130 @@
+//! PTX as devices see it, a simulator and a driver alike. The other side of it is `q35-target-ptx`.
+//!
+//! The code of a kernel is one text with one entry of the kernel's name. It takes an address for
+//! each parameter, then the address of the number by which `each` is multiplied (0: once), then
+//! `each`; a block does every task whose number is its own, plus a multiple of the number of
+//! blocks. Any number of blocks computes the same.
+
+mod draft;
+
+pub(crate) use draft::{Draft, Launch};
+
+use crate::DeviceError;
+use q35_artifact::Kernel;
+
+/// As in `q35c compile --target`.
+pub const TARGET: &str = "ptx";
+
+/// What arguments begin at multiples of.
+pub(crate) const ALIGNMENT: u64 = 64;
+
+/// Code for an architecture and all later ones.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Architecture {
+    pub variant: &'static str,
+    /// The compute capability: 89 is 8.9.
+    pub capability: u32,
+}
+
+/// Oldest first.
+pub(crate) const ARCHITECTURES: [Architecture; 5] = [
+    Architecture { variant: "sm_80", capability: 80 },
+    Architecture { variant: "sm_89", capability: 89 },
+    Architecture { variant: "sm_90", capability: 90 },
+    Architecture { variant: "sm_100", capability: 100 },
+    Architecture { variant: "sm_120", capability: 120 },
+];
+
+/// Shared memory that a kernel may declare. What has more gets all of it with the launch.
+const STATIC_SHARED: u32 = 48 << 10;
+
+/// The text of a kernel and how it is launched.
+pub(crate) struct Code<'a> {
+    pub text: &'a str,
+    /// Threads of a block.
+    pub block: u32,
+    /// Bytes of shared memory that the launch gives.
+    pub dynamic_shared: u32,
+}
+
+impl<'a> Code<'a> {
+    /// # Errors
+    ///
+    /// [`DeviceError::Code`]: it is not the text of such a kernel.
+    pub fn new(kernel: &Kernel, code: &'a [u8]) -> Result<Self, DeviceError> {
+        let refuse = |reason: &str| refused(kernel, reason);
+        let text = std::str::from_utf8(code).ok().filter(|text| text.contains(".entry"));
+        let text = text.ok_or_else(|| refuse("it is not PTX"))?;
+        if text.contains('\0') {
+            return Err(refuse("its text ends in the middle"));
+        }
+        let block = threads(text).ok_or_else(|| refuse("it does not say `.reqntid`"))?;
+        let dynamic_shared = match kernel.shared_bytes {
+            bytes if bytes > STATIC_SHARED => bytes,
+            _ => 0,
+        };
+        Ok(Self { text, block, dynamic_shared })
+    }
+}
+
+/// That the code of a kernel cannot be loaded.
+pub(crate) fn refused(kernel: &Kernel, reason: impl Into<String>) -> DeviceError {
+    DeviceError::Code { kernel: kernel.name.clone(), reason: reason.into() }
+}
+
+/// That a device has no such variant.
+pub(crate) fn no_variant(found: &str, has: &[&str]) -> DeviceError {
+    let quoted: Vec<_> = has.iter().map(|name| format!("`{name}`")).collect();
+    DeviceError::NoVariant {
+        target: TARGET,
+        found: format!("`{found}`"),
+        expected: quoted.join(", "),
+    }
+}
+
+/// The threads of a block, as `.reqntid X` or `.reqntid X, 1, 1` says.
+fn threads(text: &str) -> Option<u32> {
+    let (_, after) = text.split_once(".reqntid")?;
+    let line = after.split(['\n', '{', '.', ')']).next()?;
+    line.split(',').try_fold(1u32, |all, n| all.checked_mul(n.trim().parse().ok()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn kernel(shared_bytes: u32) -> Kernel {
+        Kernel { name: "k".into(), shared_bytes, params: vec![] }
+    }
+
+    #[test]
+    fn the_text_says_how_many_threads_a_block_has() {
+        let block = |text: &str| Code::new(&kernel(0), text.as_bytes()).map(|code| code.block);
+        for text in [
+            ".visible .entry k(.param .u64 p0)\n.reqntid 256, 1, 1\n{ ret; }",
+            ".entry k() .reqntid 256 { ret; }",
+            ".entry k()\n.reqntid 128, 2, 1\n.minnctapersm 2\n{ ret; }",
+            ".entry k() .reqntid 256 .maxnreg 64 { ret; }",
+        ] {
+            assert_eq!(block(text).unwrap(), 256, "{text}");
+        }
+        let refusal = |text: &str| block(text).unwrap_err().to_string();
+        let said = "the code of `k` cannot be loaded: ";
+        assert_eq!(refusal("MZ"), format!("{said}it is not PTX"));
+        for text in
+            [".entry k() { ret; }", ".entry k() .reqntid x", ".entry k() .reqntid 99999999, 999, 9"]
+        {
+            assert_eq!(refusal(text), format!("{said}it does not say `.reqntid`"));
+        }
+        assert!(refusal(".entry k()\0 .reqntid 32 { ret; }").contains("ends in the middle"));
+    }
+
+    #[test]
+    fn shared_memory_is_given_with_the_launch_where_a_kernel_cannot_declare_it() {
+        let given = |bytes| {
+            Code::new(&kernel(bytes), b".entry k() .reqntid 32 { ret; }").unwrap().dynamic_shared
+        };
+        assert_eq!((given(0), given(48 << 10)), (0, 0));
+        assert_eq!(given((48 << 10) + 64), (48 << 10) + 64);
+    }
+}
