@@ -167,7 +167,8 @@ impl Lowering<'_> {
     fn exchange(&mut self, own: &[Arg], from: Arg, turn: u32) -> Elements {
         let mine = self.group.own.expect("counted among the exchanges");
         // Neighbouring lanes at neighbouring words.
-        let at = |i: usize| 4 * self.kernel.lanes * (turn * self.group.elements + i as u32);
+        let (lanes, first) = (self.kernel.lanes, turn * self.group.elements);
+        let at = |i: usize| 4 * lanes * (first + i as u32);
         for (i, v) in own.iter().enumerate() {
             let v = self.f.register(*v);
             self.f.line(format_args!("st.shared.b32 [{mine}+{}], {v}", at(i)));

@@ -3,7 +3,6 @@
 use crate::harness::*;
 use q35_kernel::ReduceOp;
 use q35_types::DType;
-use std::process::Command;
 
 const OPS: [ReduceOp; 3] = [ReduceOp::Sum, ReduceOp::Min, ReduceOp::Max];
 
@@ -113,25 +112,4 @@ fn the_number_of_a_subgroup_is_that_of_its_lanes() {
         let at = k.task() * 128 + k.lane();
         k.store(out, at, k.subgroup() * 1000 + k.lane());
     });
-}
-
-/// lavapipe's subgroups are as wide as the vectors it is told to use.
-#[test]
-fn subgroups_of_4_and_16() {
-    if std::env::var_os("LP_NATIVE_VECTOR_WIDTH").is_some() {
-        return;
-    }
-    for bits in ["128", "512"] {
-        let program = std::env::current_exe().expect("this program");
-        let run = Command::new(program)
-            .args(["collectives::", "--test-threads=1"])
-            .env("LP_NATIVE_VECTOR_WIDTH", bits)
-            // Its cache does not notice the width.
-            .env("MESA_SHADER_CACHE_DISABLE", "true")
-            .output()
-            .expect("it runs");
-        let said = String::from_utf8_lossy(&run.stdout).into_owned()
-            + &String::from_utf8_lossy(&run.stderr);
-        assert!(run.status.success(), "{bits} bits: {said}");
-    }
 }
