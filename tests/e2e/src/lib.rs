@@ -4,6 +4,8 @@ pub mod evaluator;
 pub mod files;
 pub mod golden;
 pub mod guarantees;
+pub mod hand;
+pub mod libcuda;
 pub mod program;
 pub mod run;
 pub mod scratch;

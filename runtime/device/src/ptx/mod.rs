@@ -35,15 +35,13 @@ pub(crate) const ARCHITECTURES: [Architecture; 5] = [
     Architecture { variant: "sm_120", capability: 120 },
 ];
 
-/// Shared memory that a kernel may declare. What has more gets all of it with the launch.
-const STATIC_SHARED: u32 = 48 << 10;
-
 /// The text of a kernel and how it is launched.
 pub(crate) struct Code<'a> {
     pub text: &'a str,
     /// Threads of a block.
     pub block: u32,
-    /// Bytes of shared memory that the launch gives.
+    /// Bytes of shared memory that the launch gives: all of the plan's, or those that the text
+    /// declares by itself are enough.
     pub dynamic_shared: u32,
 }
 
@@ -59,9 +57,9 @@ impl<'a> Code<'a> {
             return Err(refuse("its text ends in the middle"));
         }
         let block = threads(text).ok_or_else(|| refuse("it does not say `.reqntid`"))?;
-        let dynamic_shared = match kernel.shared_bytes {
-            bytes if bytes > STATIC_SHARED => bytes,
-            _ => 0,
+        let dynamic_shared = match text.contains(".extern .shared") {
+            true => kernel.shared_bytes,
+            false => 0,
         };
         Ok(Self { text, block, dynamic_shared })
     }
@@ -120,11 +118,12 @@ mod tests {
     }
 
     #[test]
-    fn shared_memory_is_given_with_the_launch_where_a_kernel_cannot_declare_it() {
-        let given = |bytes| {
-            Code::new(&kernel(bytes), b".entry k() .reqntid 32 { ret; }").unwrap().dynamic_shared
+    fn shared_memory_that_the_text_does_not_declare_is_given_with_the_launch() {
+        let given = |text: &str| {
+            let code = format!("{text} .entry k() .reqntid 32 {{ ret; }}");
+            Code::new(&kernel(60 << 10), code.as_bytes()).unwrap().dynamic_shared
         };
-        assert_eq!((given(0), given(48 << 10)), (0, 0));
-        assert_eq!(given((48 << 10) + 64), (48 << 10) + 64);
+        assert_eq!(given(".extern .shared .align 64 .b8 dynamic_shared[];"), 60 << 10);
+        assert_eq!(given(".shared .align 64 .b8 s0[8];"), 0);
     }
 }
