@@ -42,7 +42,14 @@ pub const EXACT: Ulps = Ulps(0);
 
 /// `found` is what the evaluator makes of `data`.
 #[track_caller]
-pub fn compare(variant: &str, kernel: &Kernel, tasks: u32, data: &[Data], found: &[Data], ulps: Ulps) {
+pub fn compare(
+    variant: &str,
+    kernel: &Kernel,
+    tasks: u32,
+    data: &[Data],
+    found: &[Data],
+    ulps: Ulps,
+) {
     let expected = evaluated(kernel, tasks, data);
     for ((param, expected), found) in kernel.params.iter().zip(&expected).zip(found) {
         let (Data::Buffer(expected), Data::Buffer(found)) = (expected, found) else { continue };

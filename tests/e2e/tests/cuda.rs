@@ -1,9 +1,18 @@
-//! GPU code through CUDA's driver: on the stand-in for it, each test in a process of its own.
+//! GPU code through CUDA's driver: on the stand-in for it, in processes of their own.
 
-use q35_device::cuda::{Cuda, CudaError};
-use q35_device::{Device, Usage};
+use q35_device::cuda::Cuda;
+use q35_device::{Device, KernelCode, Usage};
+use q35_e2e::golden::{checkpoint, runs};
+use q35_e2e::guarantees::{self, Prompt};
 use q35_e2e::hand::{self, WIDTH, alloc, flip, put, words};
-use q35_e2e::libcuda::on_stand_in;
+use q35_e2e::libcuda::{on_stand_in, stand_in};
+use q35_e2e::program::{Outcome, outcome, q35};
+use q35_e2e::run::{Build, assert_greedy, logits};
+use q35_e2e::scratch::Scratch;
+use q35_runtime::{LoadOptions, Model};
+use q35_target_ptx::Ptx;
+use std::path::Path;
+use std::process::Command;
 
 fn open() -> Cuda {
     Cuda::open(0).expect("the stand-in has a device")
@@ -130,17 +139,6 @@ fn an_old_driver_is_refused() {
 }
 
 #[test]
-fn without_a_driver_that_is_said() {
-    match Cuda::open(0).map(drop) {
-        Err(error @ CudaError::Loader) => assert_eq!(
-            error.to_string(),
-            "CUDA cannot be used: cannot load `libcuda.so.1`, which comes with NVIDIA's driver"
-        ),
-        other => eprintln!("skipped: there is a driver here: {other:?}"),
-    }
-}
-
-#[test]
 fn what_a_kernel_does_wrong_shows_when_somebody_waits() {
     on_stand_in("what_a_kernel_does_wrong_shows_when_somebody_waits", "", || {
         let mut device = open();
@@ -152,7 +150,135 @@ fn what_a_kernel_does_wrong_shows_when_somebody_waits() {
         let failed = device.read(to, &mut |_| panic!("it has failed")).expect_err("it has failed");
         let failed = failed.to_string();
         let said = "`cuStreamSynchronize` failed on `cuda:0` (ptx-sim as a GPU): \
-                    CUDA_ERROR_LAUNCH_FAILED, out-of-bounds: kernel `flip`, line 37";
+                    CUDA_ERROR_LAUNCH_FAILED, out-of-bounds: kernel `flip`, line 39";
         assert!(failed.starts_with(said) && failed.lines().count() == 1, "{failed}");
     });
+}
+
+#[test]
+fn shared_memory_beyond_the_device_is_refused() {
+    on_stand_in("shared_memory_beyond_the_device_is_refused", "", || {
+        let greedy = hand::kernel("wide", false, 300 << 10);
+        let code = [KernelCode { kernel: &greedy, code: hand::WIDE.as_bytes() }];
+        let refused = open().load("sm_80", &code).expect_err("it has less").to_string();
+        let said = "the code of `wide` cannot be loaded: it needs 307200 bytes of shared memory, the \
+                    device has 101376";
+        assert_eq!(refused, said);
+    });
+}
+
+fn model(name: &str, build: Build) -> Model {
+    let artifact = build.artifact_for(name, &Ptx::SM_80);
+    let device = Box::new(open());
+    Model::load_on(device, &artifact, &checkpoint(name), LoadOptions::default())
+        .expect("a golden checkpoint loads")
+}
+
+#[test]
+fn logits_and_greedy_tokens_are_those_of_transformers() {
+    on_stand_in("logits_and_greedy_tokens_are_those_of_transformers", "", || {
+        let mut model = model("tiny-moe", Build::FLOAT32);
+        for golden in runs("tiny-moe") {
+            for (chunk, tokens) in [(None, golden.tokens.len()), (Some(1), 6)] {
+                let tokens = &golden.tokens[..tokens.min(golden.tokens.len())];
+                let found = logits(&mut model, &[tokens], chunk).remove(0);
+                golden.assert_float32(&found, &format!("cuda, chunk {chunk:?}"));
+            }
+            assert_greedy(&mut model, &golden, "cuda");
+        }
+    });
+}
+
+#[test]
+fn neighbours_in_the_batch_change_nothing() {
+    on_stand_in("neighbours_in_the_batch_change_nothing", "", || {
+        let mut model = model("tiny-moe", Build::DEFAULT);
+        let golden = &runs("tiny-moe")[0];
+        let tokens = &golden.tokens[..golden.tokens.len().min(40)];
+        let prompt = Prompt { tokens, title: &golden.title() };
+        guarantees::neighbours_change_nothing(&mut model, prompt, &[None]);
+    });
+}
+
+/// A checkpoint of one file, without experts.
+const DENSE: &str = "dense-text-f32";
+
+/// A request for logits of two tokens, on this device with code for `target`.
+struct Request {
+    scratch: Scratch,
+    device: &'static str,
+}
+
+impl Request {
+    fn new(target: Ptx, device: &'static str) -> Self {
+        let scratch = Scratch::new();
+        let build = Build { max_batch: 2, max_chunk: 64, ..Build::DEFAULT };
+        let artifact = build.artifact_for(DENSE, &target);
+        artifact.write_file(&scratch.join("model.bin")).expect("there is room");
+        Self { scratch, device }
+    }
+
+    fn command(&self) -> Command {
+        let mut command = q35();
+        command.arg("logits").arg(self.scratch.join("model.bin"));
+        command.arg("--weights").arg(checkpoint(DENSE));
+        command.args(["--tokens", "1,2", "--device", self.device]);
+        command.arg("-o").arg(self.out());
+        command
+    }
+
+    fn out(&self) -> std::path::PathBuf {
+        self.scratch.join("logits.safetensors")
+    }
+
+    fn on_stand_in(&self, plays: &str) -> Outcome {
+        outcome(stand_in(&mut self.command(), plays))
+    }
+}
+
+#[test]
+fn the_program_computes_the_same_through_the_driver_and_on_the_simulator() {
+    let through = Request::new(Ptx::SM_80, "cuda");
+    assert_eq!(through.on_stand_in("").text(), "");
+    let simulated = Request { device: "ptx-sim", ..Request::new(Ptx::SM_80, "ptx-sim") };
+    assert_eq!(outcome(&mut simulated.command()).text(), "");
+    let read = |request: &Request| std::fs::read(request.out()).expect("it was written");
+    assert_eq!(read(&through), read(&simulated));
+}
+
+#[test]
+fn the_program_says_why_a_device_will_not_do() {
+    let request = Request::new(Ptx::SM_90, "cuda");
+    let plays = "capability:86";
+    request.on_stand_in(plays).refused(&["`cuda:0` (ptx-sim as a GPU) lacks compute capability 9.0 \
+                                          (it has 8.6), expected by the artifact's variant `sm_90`"]);
+    request.on_stand_in("memory:100000").refused(&["has no memory left", "of 100000 are free"]);
+    request.on_stand_in("devices:0").refused(&["CUDA has no device here"]);
+    let ninth = Request { device: "cuda:9", ..request };
+    let says = "device `cuda:9` is not there, expected `cuda:0` to `cuda:1`";
+    ninth.on_stand_in("devices:2").refused(&[says]);
+}
+
+/// A driver that is none hides the system's.
+fn without_driver<'a>(command: &'a mut Command, folder: &Path) -> &'a mut Command {
+    for name in ["libcuda.so", "libcuda.so.1"] {
+        std::fs::write(folder.join(name), "").expect("there is room");
+    }
+    command.env("LD_LIBRARY_PATH", folder)
+}
+
+#[test]
+fn without_a_driver_the_program_starts_and_says_so() {
+    let request = Request::new(Ptx::SM_80, "cuda");
+    let mut command = request.command();
+    outcome(without_driver(&mut command, request.scratch.path())).refused(&[
+        "CUDA cannot be used: cannot load `libcuda.so.1`, which comes with NVIDIA's driver",
+    ]);
+    let mut command = q35();
+    command.arg("devices");
+    let text = outcome(without_driver(&mut command, request.scratch.path())).text();
+    assert!(!text.contains("cuda:"), "{text}");
+    let last = text.rsplit("ptx-sim: ").next().expect("it is there");
+    let variants = "code: target ptx, variants sm_80, sm_89, sm_90, sm_100, sm_120";
+    assert!(last.contains(variants), "{text}");
 }

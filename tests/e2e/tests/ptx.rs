@@ -1,8 +1,13 @@
 //! GPU code on the simulator of NVIDIA GPUs.
 
 use q35_device::ptx_sim::PtxSim;
-use q35_device::{BoundArg, Device, KernelCode, Repeat, Usage};
-use q35_e2e::hand::{self, FLIP, WIDTH, alloc, flip, kernel, launch};
+use q35_device::{Device, KernelCode, Usage};
+use q35_e2e::golden::{Golden, checkpoint, checkpoints, runs};
+use q35_e2e::guarantees::{self, Prompt};
+use q35_e2e::hand::{self, FLIP, WIDE, WIDTH, alloc, flip, kernel};
+use q35_e2e::run::{Build, assert_greedy, logits};
+use q35_runtime::{LoadOptions, Model};
+use q35_target_ptx::Ptx;
 
 fn simulator(threads: usize) -> PtxSim {
     PtxSim::open(Some(threads)).expect("it needs nothing")
@@ -57,7 +62,7 @@ fn a_fault_says_where() {
     let short = alloc(&mut device, 3 * WIDTH, Usage::Resident);
     let entry = device.record(vec![flip(kernel, 4, to, short)]).expect("nobody knows yet");
     let fault = device.run(entry).expect_err("it reads beyond").to_string();
-    let place = "out-of-bounds: kernel `flip`, line 37, block (0, 0, 0), thread (0, 0, 0): ";
+    let place = "out-of-bounds: kernel `flip`, line 39, block (0, 0, 0), thread (0, 0, 0): ";
     assert!(fault.starts_with(place) && fault.lines().count() == 1, "{fault}");
 }
 
@@ -76,12 +81,100 @@ fn a_kernel_with_other_parameters_is_refused() {
 #[test]
 fn shared_memory_beyond_any_gpu_is_refused() {
     let mut device = simulator(1);
-    let greedy = kernel("flip", false, 300 << 10);
-    let code = [KernelCode { kernel: &greedy, code: FLIP.as_bytes() }];
+    let greedy = kernel("wide", false, 300 << 10);
+    let code = [KernelCode { kernel: &greedy, code: WIDE.as_bytes() }];
     let ids = device.load("sm_80", &code).expect("its text is good");
     let span = alloc(&mut device, WIDTH, Usage::Resident);
-    let args = vec![BoundArg::Span(span), BoundArg::Span(span)];
-    let entry = device.record(vec![launch(ids[0], 1, Repeat::Once, args)]).expect("it fits");
+    let entry = device.record(vec![flip(ids[0], 1, span, span)]).expect("it fits");
     let refused = device.run(entry).expect_err("no GPU has so much").to_string();
-    assert!(refused.contains("kernel `flip`") && refused.contains("shared memory"), "{refused}");
+    assert!(refused.contains("kernel `wide`: 307200 bytes of shared memory"), "{refused}");
+}
+
+fn model(name: &str, build: Build, shuffle: Option<u64>) -> Model {
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    let artifact = build.artifact_for(name, &Ptx::SM_80);
+    let options = LoadOptions { shuffle, ..LoadOptions::default() };
+    let device = Box::new(simulator(threads));
+    Model::load_on(device, &artifact, &checkpoint(name), options)
+        .expect("a golden checkpoint loads")
+}
+
+#[test]
+fn float32_logits_and_greedy_tokens_are_those_of_transformers() {
+    for name in checkpoints() {
+        let mut model = model(&name, Build::FLOAT32, None);
+        for golden in runs(&name) {
+            for (chunk, tokens) in [(None, golden.tokens.len()), (Some(7), 20), (Some(1), 8)] {
+                let tokens = &golden.tokens[..tokens.min(golden.tokens.len())];
+                let found = logits(&mut model, &[tokens], chunk).remove(0);
+                golden.assert_float32(&found, &format!("ptx-sim, chunk {chunk:?}"));
+            }
+            assert_greedy(&mut model, &golden, "ptx-sim");
+        }
+    }
+}
+
+#[test]
+fn logits_of_16_bit_builds_are_as_near_as_the_librarys_own_16_bit_run() {
+    for (name, build) in [
+        ("tiny-moe", Build::DEFAULT),
+        ("dense-text-f32", Build::DEFAULT),
+        ("dense-tied-odd", Build::SIXTEEN),
+        ("moe-sharded-extras", Build::SIXTEEN),
+    ] {
+        let mut model = model(name, build, None);
+        let golden = shortest(name);
+        let found = logits(&mut model, &[&golden.tokens], None).remove(0);
+        golden.assert_sixteen_bit(&found, "ptx-sim");
+    }
+}
+
+/// Checkpoints that between them have every kind of kernel, and how many tokens.
+const GUARANTEED: [(&str, usize); 2] = [("moe-ratio3-yarn", 150), ("dense-text-f32", 135)];
+
+fn each_model(check: impl Fn(&mut Model, Prompt<'_>, &dyn Fn(Option<u64>) -> Model)) {
+    for (name, tokens) in GUARANTEED {
+        let golden = longest(name);
+        let prompt = Prompt { tokens: &golden.tokens[..tokens], title: &golden.title() };
+        let mut plain = model(name, Build::DEFAULT, None);
+        check(&mut plain, prompt, &|shuffle| model(name, Build::DEFAULT, shuffle));
+    }
+}
+
+#[test]
+fn cuts_at_multiples_of_64_change_nothing() {
+    each_model(|model, prompt, _| {
+        guarantees::cuts_at_multiples_of_64_change_nothing(model, prompt);
+    });
+}
+
+#[test]
+fn neighbours_in_the_batch_change_nothing() {
+    each_model(|model, prompt, _| {
+        guarantees::neighbours_change_nothing(model, prompt, &[None]);
+        let few = Prompt { tokens: &prompt.tokens[..40], ..prompt };
+        guarantees::neighbours_change_nothing(model, few, &[Some(1)]);
+    });
+}
+
+#[test]
+fn which_slots_and_pages_a_sequence_gets_changes_nothing() {
+    each_model(|model, prompt, another| {
+        guarantees::slots_and_pages_change_nothing(model, &mut another(Some(3)), prompt);
+    });
+}
+
+#[test]
+fn decoding_beside_others_that_come_and_go_changes_nothing() {
+    each_model(|model, prompt, _| {
+        guarantees::decoding_beside_others_that_come_and_go_changes_nothing(model, prompt);
+    });
+}
+
+fn longest(name: &str) -> Golden {
+    runs(name).into_iter().max_by_key(|g| g.tokens.len()).expect("a run")
+}
+
+fn shortest(name: &str) -> Golden {
+    runs(name).into_iter().min_by_key(|g| g.tokens.len()).expect("a run")
 }

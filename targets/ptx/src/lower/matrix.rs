@@ -132,8 +132,7 @@ impl Lowering<'_> {
         let shape = self.kernel.accumulators[mma.acc.0 as usize].clone();
         for k in (0..mma.k).step_by(MMA_K as usize) {
             let rows = (0..shape.m).step_by(MMA_M as usize);
-            let left: Vec<Elements> =
-                rows.map(|i| self.fragment(&a, (i, k), (4, ""))).collect();
+            let left: Vec<Elements> = rows.map(|i| self.fragment(&a, (i, k), (4, ""))).collect();
             let mut right: Vec<Elements> = vec![];
             // Two tiles of columns at once, as long as there are two.
             for j in (0..shape.n).step_by(2 * MMA_N as usize) {
@@ -163,7 +162,12 @@ impl Lowering<'_> {
     }
 
     /// `count` matrices of 8 x 8 from the one at a row and a column on.
-    fn fragment(&mut self, of: &Rows, at: (u32, u32), (count, transposed): (u32, &str)) -> Elements {
+    fn fragment(
+        &mut self,
+        of: &Rows,
+        at: (u32, u32),
+        (count, transposed): (u32, &str),
+    ) -> Elements {
         let address = self.down(of, at.0).plus(at.1 * of.size);
         let to: Elements = (0..count).map(|_| self.f.fresh(Class::Word)).collect();
         let list = vector(&to).1;

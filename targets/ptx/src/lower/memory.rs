@@ -145,10 +145,9 @@ impl Lowering<'_> {
         let cut = dtype == DType::Bf16 && self.divisors.is_bf16(value);
         if chunk == 2 {
             let elements = match packed {
-                Some(words) => words
-                    .into_iter()
-                    .flat_map(|w| narrow::unzip(&mut self.f, dtype, w))
-                    .collect(),
+                Some(words) => {
+                    words.into_iter().flat_map(|w| narrow::unzip(&mut self.f, dtype, w)).collect()
+                }
                 None => self.of(value).to_vec(),
             };
             for (i, v) in (0..).zip(elements) {

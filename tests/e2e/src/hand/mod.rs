@@ -12,7 +12,7 @@ pub const FLIP: &str = include_str!("flip.ptx");
 /// `out[i] = table[1][i]`, 32 words a task.
 const PICK: &str = include_str!("pick.ptx");
 /// `out[i] = in[31 - i]`, through 64 KiB of shared memory.
-const WIDE: &str = include_str!("wide.ptx");
+pub const WIDE: &str = include_str!("wide.ptx");
 
 /// Words of a task.
 pub const WIDTH: usize = 32;
@@ -66,7 +66,7 @@ pub fn words(device: &mut dyn Device, span: Span) -> Vec<i32> {
     words
 }
 
-pub fn launch(kernel: KernelId, each: u32, repeat: Repeat, args: Vec<BoundArg>) -> BoundLaunch {
+fn launch(kernel: KernelId, each: u32, repeat: Repeat, args: Vec<BoundArg>) -> BoundLaunch {
     BoundLaunch { kernel, tasks: BoundTasks { each, repeat }, args }
 }
 
