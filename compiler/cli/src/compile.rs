@@ -3,9 +3,11 @@
 use crate::failure::{Failure, print, read_text};
 use crate::targets;
 use clap::{Args, ValueEnum};
+use q35_artifact::Artifact;
 use q35_core::frontend::config::Parsed;
 use q35_core::link::default_activations;
 use q35_core::{Config, Limits, Options, Request};
+use q35_target::Target;
 use q35_types::DType;
 use std::path::{Path, PathBuf};
 
@@ -20,13 +22,14 @@ pub struct Compile {
     #[arg(short, long, value_name = "OUT", required_unless_present = "emit")]
     output: Option<PathBuf>,
     /// What to generate code for: `cpu`; `spirv`, for every GPU with Vulkan 1.3; `spirv:desktop`, for those
-    /// with 16-bit and 8-bit storage and 48 KiB of shared memory; or `cpu` and one of these
+    /// with 16-bit and 8-bit storage and 48 KiB of shared memory; `ptx`, for NVIDIA's from `sm_80` on, or
+    /// `ptx:sm_89`, `ptx:sm_90`, `ptx:sm_100` or `ptx:sm_120`; or several of these, separated by commas
     #[arg(long, value_delimiter = ',', value_name = "T[:PROFILE]", default_value = "cpu")]
     target: Vec<String>,
     /// Lanes of a subgroup in code for `spirv:desktop`, 32 or 64 [default: 32]
     #[arg(long, value_name = "N")]
     subgroup: Option<u32>,
-    /// How activations are stored between kernels [default: what suits the target; f32 on a CPU]
+    /// How activations are stored between kernels [default: what suits each target: bf16 for ptx, f32 for others]
     #[arg(long)]
     activations: Option<Storage>,
     /// How keys and values are stored in the cache
@@ -76,24 +79,35 @@ pub fn run(args: &Compile, verbose: u8) -> Result<(), Failure> {
     }
     let config = parsed.config;
     let targets = targets::all(&args.target, args.subgroup)?;
-    let activations =
-        args.activations.map_or(default_activations(targets[0].name()), Storage::dtype);
-    let request = Request {
-        text: &text,
-        config: &config,
-        options: Options { activations, kv: args.kv.dtype() },
-        limits: Limits {
-            max_context: args.max_context.unwrap_or(config.max_context()),
-            max_batch: args.max_batch,
-            max_chunk: args.max_chunk,
-        },
-        targets: &targets,
+    let activations = |target: &dyn Target| {
+        args.activations.map_or(default_activations(target.name()), Storage::dtype)
     };
-    if let Some(stage) = &args.emit {
-        print(&q35_core::emit(&request, stage).map_err(refused)?)?;
+    let mut artifact: Option<Artifact> = None;
+    for (activations, targets) in alike(&targets, activations) {
+        let request = Request {
+            text: &text,
+            config: &config,
+            options: Options { activations, kv: args.kv.dtype() },
+            limits: Limits {
+                max_context: args.max_context.unwrap_or(config.max_context()),
+                max_batch: args.max_batch,
+                max_chunk: args.max_chunk,
+            },
+            targets: &targets,
+        };
+        if let Some(stage) = &args.emit {
+            print(&q35_core::emit(&request, stage).map_err(refused)?)?;
+        }
+        if args.output.is_some() {
+            let made = q35_core::compile(&request).map_err(refused)?;
+            artifact = Some(match artifact {
+                None => made,
+                Some(first) => q35_core::link::join(first, made),
+            });
+        }
     }
-    let Some(output) = &args.output else { return Ok(()) };
-    let artifact = q35_core::compile(&request).map_err(refused)?;
+    let (Some(output), Some(mut artifact)) = (&args.output, artifact) else { return Ok(()) };
+    artifact.targets.sort_by_key(|section| targets.iter().position(|t| t.name() == section.name));
     artifact.write_file(output).map_err(Failure::new)?;
     if verbose > 0 {
         let bytes = std::fs::metadata(output).map_or(0, |m| m.len());
@@ -102,6 +116,22 @@ pub fn run(args: &Compile, verbose: u8) -> Result<(), Failure> {
         eprintln!("wrote `{}`: {kernels} kernels, {bytes} bytes, {seconds:.2} s", output.display());
     }
     Ok(())
+}
+
+/// The targets by what their activations are, in the order of the first of each.
+fn alike<'t>(
+    targets: &[&'t dyn Target],
+    activations: impl Fn(&dyn Target) -> DType,
+) -> Vec<(DType, Vec<&'t dyn Target>)> {
+    let mut groups: Vec<(DType, Vec<&dyn Target>)> = vec![];
+    for &target in targets {
+        let dtype = activations(target);
+        match groups.iter_mut().find(|(of, _)| *of == dtype) {
+            Some((_, group)) => group.push(target),
+            None => groups.push((dtype, vec![target])),
+        }
+    }
+    groups
 }
 
 fn refused(error: q35_core::CompileError) -> Failure {

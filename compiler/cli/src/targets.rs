@@ -3,13 +3,14 @@
 use crate::failure::Failure;
 use q35_target::Target;
 use q35_target_cpu::Cpu;
+use q35_target_ptx::Ptx;
 use q35_target_spirv::Spirv;
 
 /// Each target with all the variants that any profile of it has, to look into artifacts.
-pub const TARGETS: &[&dyn Target] = &[&Cpu, &Spirv::ALL];
+pub const TARGETS: &[&dyn Target] = &[&Cpu, &Spirv::ALL, &Ptx::ALL];
 
 /// What can be asked for; the first row of a name is what it means without a profile.
-const CHOICES: [Choice; 4] = [
+const CHOICES: [Choice; 9] = [
     Choice { name: "cpu", profile: None, subgroup: None, target: &Cpu },
     Choice { name: "spirv", profile: Some("baseline"), subgroup: None, target: &Spirv::BASELINE },
     Choice { name: "spirv", profile: Some("desktop"), subgroup: Some(32), target: &Spirv::DESKTOP },
@@ -19,7 +20,16 @@ const CHOICES: [Choice; 4] = [
         subgroup: Some(64),
         target: &Spirv::DESKTOP_64,
     },
+    ptx("sm_80", &Ptx::SM_80),
+    ptx("sm_89", &Ptx::SM_89),
+    ptx("sm_90", &Ptx::SM_90),
+    ptx("sm_100", &Ptx::SM_100),
+    ptx("sm_120", &Ptx::SM_120),
 ];
+
+const fn ptx(arch: &'static str, target: &'static Ptx) -> Choice {
+    Choice { name: "ptx", profile: Some(arch), subgroup: None, target }
+}
 
 #[derive(Clone, Copy)]
 struct Choice {
@@ -121,6 +131,8 @@ mod tests {
         assert_eq!(chosen(&["spirv:desktop"], None), [["desktop", "desktop-coop"]]);
         assert_eq!(chosen(&["spirv:desktop"], Some(32)), [["desktop", "desktop-coop"]]);
         assert_eq!(chosen(&["spirv:desktop"], Some(64)), [["desktop-64", "desktop-64-coop"]]);
+        assert_eq!(chosen(&["ptx"], None), [["sm_80"]]);
+        assert_eq!(chosen(&["ptx:sm_120"], None), [["sm_120"]]);
         let both = chosen(&["cpu", "spirv:desktop"], Some(64));
         assert!(both[0].contains(&"avx2"));
         assert_eq!(both[1], ["desktop-64", "desktop-64-coop"]);
@@ -129,8 +141,10 @@ mod tests {
     #[test]
     fn what_cannot_be_had_is_refused_with_what_can() {
         let profiles = "`spirv:baseline`, `spirv:desktop`";
+        let archs = "`ptx:sm_80`, `ptx:sm_89`, `ptx:sm_90`, `ptx:sm_100`, `ptx:sm_120`";
         for (asked, subgroup, said) in [
-            (&["tpu"][..], None, format!("`--target` is `tpu`, expected one of `cpu`, {profiles}")),
+            (&["tpu"][..], None, format!("`--target` is `tpu`, expected one of `cpu`, {profiles}, {archs}")),
+            (&["ptx:sm_70"], None, format!("`--target` is `ptx:sm_70`, expected one of {archs}")),
             (&["spirv:fast"], None, format!("`--target` is `spirv:fast`, expected one of {profiles}")),
             (&["spirv:"], None, format!("`--target` is `spirv:`, expected one of {profiles}")),
             (

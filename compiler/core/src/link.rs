@@ -81,6 +81,17 @@ pub fn compile(request: &Request<'_>) -> Result<Artifact, CompileError> {
     })
 }
 
+/// An artifact of one model for the targets of both: those with other activations are compiled by
+/// themselves. Of an entry point that both have, it keeps the graph of `first`.
+pub fn join(first: Artifact, other: Artifact) -> Artifact {
+    assert_eq!(first.manifest, other.manifest, "activations do not change what weights are");
+    let mut joined = first;
+    let known: Vec<String> = joined.graphs.iter().map(|(name, _)| name.clone()).collect();
+    joined.graphs.extend(other.graphs.into_iter().filter(|(name, _)| !known.contains(name)));
+    joined.targets.extend(other.targets);
+    joined
+}
+
 /// Every buffer that a kernel sees can be indexed.
 fn check_sizes(schedule: &Schedule) -> Result<(), CompileError> {
     let fits = |what: String, elements: u64, help| match elements <= MOST_ELEMENTS {

@@ -18,6 +18,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
     ("q35-target", &["q35-types", "q35-kernel"]),
     ("q35-target-cpu", &["q35-types", "q35-kernel", "q35-target"]),
     ("q35-target-spirv", &["q35-types", "q35-kernel", "q35-target"]),
+    ("q35-target-ptx", &["q35-types", "q35-kernel", "q35-target"]),
     (
         "q35-core",
         &["q35-types", "q35-graph", "q35-kernel", "q35-artifact", "q35-interp", "q35-target"],
@@ -35,6 +36,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
             "q35-target",
             "q35-target-cpu",
             "q35-target-spirv",
+            "q35-target-ptx",
         ],
     ),
     ("q35-device", &["q35-types", "q35-artifact", "q35-ptx-sim"]),

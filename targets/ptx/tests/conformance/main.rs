@@ -13,3 +13,4 @@ mod memory;
 mod modules;
 #[path = "../../../conformance/programs.rs"]
 mod programs;
+mod ptxas;

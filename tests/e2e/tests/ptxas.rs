@@ -1,0 +1,73 @@
+//! Every kernel of whole models, for every architecture, as NVIDIA's assembler sees it: it takes them, and all that
+//! a kernel keeps is in registers.
+
+// One assembler for both suites; neither crate's tests can import the other's.
+#[path = "../../../targets/ptx/tests/conformance/ptxas.rs"]
+mod ptxas;
+
+use ptxas::{Used, assemble};
+use q35_e2e::golden;
+use q35_e2e::run::Build;
+use q35_target::Target as _;
+use q35_target_ptx::Ptx;
+use std::collections::HashSet;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+/// Each kernel of the config's artifacts is assembled without local memory.
+fn held_in_registers(config: &str) {
+    let mut seen = HashSet::new();
+    let mut jobs = vec![];
+    for build in [Build::SIXTEEN, Build::DEFAULT] {
+        let artifact = build.compile_for(config, &Ptx::ALL);
+        for variant in &artifact.target(Ptx::ALL.name()).expect("the one target").variants {
+            for (kernel, code) in &variant.kernels {
+                let text = String::from_utf8(code.clone()).expect("PTX is text");
+                if seen.insert(text.clone()) {
+                    jobs.push((variant.name.clone(), kernel.clone(), text));
+                }
+            }
+        }
+    }
+    let (next, done) = (AtomicUsize::new(0), Mutex::new(vec![]));
+    let work = || {
+        while let Some((arch, kernel, text)) = jobs.get(next.fetch_add(1, Ordering::Relaxed)) {
+            let Some(used) = assemble(text, arch) else { return };
+            done.lock().expect("nobody panicked").push((kernel, arch, used));
+        }
+    };
+    std::thread::scope(|scope| {
+        let threads = std::thread::available_parallelism().map_or(1, |n| n.get());
+        let others: Vec<_> = (1..threads).map(|_| scope.spawn(work)).collect();
+        work();
+        others.into_iter().for_each(|other| other.join().expect("it assembled"));
+    });
+    let mut done = done.into_inner().expect("nobody panicked");
+    done.sort_by_key(|(kernel, arch, _)| (*kernel, *arch));
+    for (kernel, arch, Used { registers, shared, local }) in &done {
+        println!("{arch} {kernel}: {registers} registers, {shared} bytes shared, {local} local");
+    }
+    let spilled: Vec<_> = done.iter().filter(|(.., used)| used.local > 0).collect();
+    assert!(spilled.is_empty(), "local memory: {spilled:?}");
+}
+
+fn published(name: &str) -> String {
+    let file = golden::folder().join("configs").join(name);
+    std::fs::read_to_string(file).expect("a published config")
+}
+
+#[test]
+fn kernels_of_a_small_model_keep_all_in_registers() {
+    let file = golden::checkpoint("tiny-moe").join("config.json");
+    held_in_registers(&std::fs::read_to_string(file).expect("a golden config"));
+}
+
+#[test]
+fn kernels_of_a_dense_model_keep_all_in_registers() {
+    held_in_registers(&published("Qwen3.5-0.8B.json"));
+}
+
+#[test]
+fn kernels_of_a_model_with_experts_keep_all_in_registers() {
+    held_in_registers(&published("Qwen3.5-35B-A3B.json"));
+}
