@@ -26,8 +26,9 @@
 //!
 //! # Variants
 //!
-//! One for each architecture that can be asked for ([`Ptx::of`]). They differ in the assembler's `.target`; what
-//! they have is what `sm_80` has: subgroups of 32 lanes, matrix units for `m16n8k16`, 99 KiB of shared memory.
+//! One for each architecture that can be asked for ([`Ptx::SM_80`] and its like). They differ in the assembler's
+//! `.target`; what they have is what `sm_80` has: subgroups of 32 lanes, matrix units for `m16n8k16`, 99 KiB of shared
+//! memory.
 //!
 //! # Numbers
 //!

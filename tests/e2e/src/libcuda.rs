@@ -56,10 +56,10 @@ fn build() -> PathBuf {
     let output = cargo.current_dir(env!("CARGO_MANIFEST_DIR")).output().expect("cargo runs");
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let text = String::from_utf8(output.stdout).expect("cargo writes text");
-    let libraries = text.lines().filter_map(|line| {
+    let mut libraries = text.lines().filter_map(|line| {
         let message: Value = serde_json::from_str(line).expect("cargo writes JSON");
         let is_it = message["target"]["name"] == "q35_libcuda";
         is_it.then(|| PathBuf::from(message["filenames"][0].as_str().expect("a file")))
     });
-    libraries.last().expect("the library was built")
+    libraries.next_back().expect("the library was built")
 }

@@ -9,11 +9,7 @@ use q35_target_ptx::Ptx;
 use q35_target_spirv::Spirv;
 use q35_types::DType;
 
-fn with_request<R>(
-    name: &str,
-    activations: DType,
-    run: impl FnOnce(&Request<'_>) -> R,
-) -> R {
+fn with_request<R>(name: &str, activations: DType, run: impl FnOnce(&Request<'_>) -> R) -> R {
     let text = std::fs::read_to_string(checkpoint(name).join("config.json")).expect("a config");
     let config = Config::parse(&text).expect("a config of the family").config;
     run(&Request {
@@ -52,7 +48,8 @@ fn kernels_and_their_code_are_golden() {
 fn kernels_read_back_as_they_were_printed() {
     for name in ["tiny-moe", "dense-tied-odd"] {
         with_request(name, DType::F32, |request| {
-            for variant in Cpu.variants().iter().chain(Spirv::ALL.variants()).chain(Ptx::SM_80.variants())
+            for variant in
+                Cpu.variants().iter().chain(Spirv::ALL.variants()).chain(Ptx::SM_80.variants())
             {
                 for kernel in q35_core::link::kernels(request, variant) {
                     let text = kernel.to_string();

@@ -1,5 +1,5 @@
-//! Every kernel of whole models, for every architecture, as NVIDIA's assembler sees it: it takes them, and all that
-//! a kernel keeps is in registers.
+//! Every kernel of whole models, for every architecture, as NVIDIA's assembler sees it: it takes them, and says what
+//! they take of a GPU.
 
 // One assembler for both suites; neither crate's tests can import the other's.
 #[path = "../../../targets/ptx/tests/conformance/ptxas.rs"]
@@ -14,8 +14,8 @@ use std::collections::HashSet;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// Each kernel of the config's artifacts is assembled without local memory.
-fn held_in_registers(config: &str) {
+/// Each kernel of the config's artifacts is assembled; what it takes is printed.
+fn assembled(config: &str) {
     let mut seen = HashSet::new();
     let mut jobs = vec![];
     for build in [Build::SIXTEEN, Build::DEFAULT] {
@@ -47,8 +47,6 @@ fn held_in_registers(config: &str) {
     for (kernel, arch, Used { registers, shared, local }) in &done {
         println!("{arch} {kernel}: {registers} registers, {shared} bytes shared, {local} local");
     }
-    let spilled: Vec<_> = done.iter().filter(|(.., used)| used.local > 0).collect();
-    assert!(spilled.is_empty(), "local memory: {spilled:?}");
 }
 
 fn published(name: &str) -> String {
@@ -57,17 +55,17 @@ fn published(name: &str) -> String {
 }
 
 #[test]
-fn kernels_of_a_small_model_keep_all_in_registers() {
+fn kernels_of_a_small_model_are_assembled() {
     let file = golden::checkpoint("tiny-moe").join("config.json");
-    held_in_registers(&std::fs::read_to_string(file).expect("a golden config"));
+    assembled(&std::fs::read_to_string(file).expect("a golden config"));
 }
 
 #[test]
-fn kernels_of_a_dense_model_keep_all_in_registers() {
-    held_in_registers(&published("Qwen3.5-0.8B.json"));
+fn kernels_of_a_dense_model_are_assembled() {
+    assembled(&published("Qwen3.5-0.8B.json"));
 }
 
 #[test]
-fn kernels_of_a_model_with_experts_keep_all_in_registers() {
-    held_in_registers(&published("Qwen3.5-35B-A3B.json"));
+fn kernels_of_a_model_with_experts_are_assembled() {
+    assembled(&published("Qwen3.5-35B-A3B.json"));
 }

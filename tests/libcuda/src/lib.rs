@@ -57,8 +57,11 @@ fn code(done: Result<(), Failure>) -> c_int {
 fn give<T>(to: *mut T, value: Result<T, Failure>) -> c_int {
     code(value.and_then(|value| match to.is_null() {
         true => Err(result::INVALID_VALUE.into()),
-        // SAFETY: the caller's place for it.
-        false => Ok(unsafe { to.write(value) }),
+        false => {
+            // SAFETY: the caller's place for it.
+            unsafe { to.write(value) };
+            Ok(())
+        }
     }))
 }
 
@@ -83,7 +86,7 @@ pub extern "C" fn cuDeviceGet(device: *mut c_int, ordinal: c_int) -> c_int {
 }
 
 #[unsafe(no_mangle)]
-pub extern "C" fn cuDeviceGetName(name: *mut c_char, len: c_int, device: c_int) -> c_int {
+pub unsafe extern "C" fn cuDeviceGetName(name: *mut c_char, len: c_int, device: c_int) -> c_int {
     code(with(|driver| {
         driver.device(device)?;
         let text = b"ptx-sim as a GPU\0";

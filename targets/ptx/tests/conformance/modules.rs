@@ -101,7 +101,7 @@ fn large_shared_arrays_are_dynamic() {
     for (len, dynamic) in [(11 << 10, false), ((11 << 10) + 1, true), (23 << 10, true)] {
         let text = code(|k| {
             let (array, out) = (k.shared("array", DType::F32, len), k.output("out", DType::F32));
-            k.store(array, k.lane(), 1.0);
+            k.store(array, k.lane(), k.f(1.0));
             k.store(out, k.lane(), k.load(array, k.lane()));
         });
         let declared = "\n.extern .shared .align 64 .b8 dynamic_shared[];\n";

@@ -33,7 +33,11 @@ pub fn assemble(text: &str, arch: &str) -> Option<Used> {
         .output()
         .expect("it ran before");
     let said = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{arch}: {said}{}\n{text}", String::from_utf8_lossy(&output.stdout));
+    assert!(
+        output.status.success(),
+        "{arch}: {said}{}\n{text}",
+        String::from_utf8_lossy(&output.stdout)
+    );
     std::fs::remove_file(&file).expect("it was just written");
     Some(used(&said).unwrap_or_else(|| panic!("ptxas says what is used: {said}")))
 }

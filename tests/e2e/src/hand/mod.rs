@@ -19,8 +19,11 @@ pub const WIDTH: usize = 32;
 
 const USAGES: [Usage; 3] = [Usage::Resident, Usage::HostWrites, Usage::HostReads];
 
+/// What is done with a device.
+type Check = fn(&mut dyn Device);
+
 /// Each with what it shows.
-pub const CHECKS: [(&str, fn(&mut dyn Device)); 8] = [
+pub const CHECKS: [(&str, Check); 8] = [
     ("memory begins as zeros and keeps what is written", memory_keeps_what_is_written),
     ("each launch sees what those before it wrote", launches_see_each_other),
     ("launches that depend on no other may come in any order", what_depends_comes_in_order),
@@ -106,12 +109,12 @@ fn memory_keeps_what_is_written(device: &mut dyn Device) {
         };
         write(span.part(3, 5), &[1, 2, 3, 4, 5]);
         write(span.part(9, 0), &[]);
-        let mut found = vec![];
+        let mut found: Vec<u8> = vec![];
         device.read(span.part(2, 7), &mut |b| found.extend(b)).expect("it is there");
         assert_eq!(found, [0, 1, 2, 3, 4, 5, 0]);
     }
     let nothing = alloc(device, 0, Usage::Resident);
-    assert_eq!(words(device, nothing), []);
+    assert!(words(device, nothing).is_empty());
 }
 
 fn launches_see_each_other(device: &mut dyn Device) {
