@@ -1,4 +1,4 @@
-//! What the tests of instructions are given, what the evaluator makes of it, and how that is compared.
+//! What the tests of instructions are given, and what the evaluator makes of it.
 
 use q35_interp::kernel::{self as interp, Arg};
 use q35_kernel::Kernel;
@@ -33,22 +33,15 @@ impl Data {
     }
 }
 
-/// Units in the last place by which a float may differ.
-#[derive(Debug, Clone, Copy)]
-pub struct Ulps(pub u32);
-
-/// To the bit, but for subnormal numbers and the payload of a NaN.
-pub const EXACT: Ulps = Ulps(0);
-
-/// `found` is what the evaluator makes of `data`.
+/// `found` is what the evaluator makes of `data`, or of its floats as near as `same` wants them.
 #[track_caller]
-pub fn compare(
+pub fn compare_by(
     variant: &str,
     kernel: &Kernel,
     tasks: u32,
     data: &[Data],
     found: &[Data],
-    ulps: Ulps,
+    same: impl Fn(DType, &[u8], &[u8]) -> bool,
 ) {
     let expected = evaluated(kernel, tasks, data);
     for ((param, expected), found) in kernel.params.iter().zip(&expected).zip(found) {
@@ -56,7 +49,7 @@ pub fn compare(
         let size = param.dtype.size();
         for (i, (e, f)) in expected.chunks(size).zip(found.chunks(size)).enumerate() {
             assert!(
-                e == f || (param.dtype.is_float() && close(param.dtype, e, f, ulps)),
+                e == f || (param.dtype.is_float() && same(param.dtype, e, f)),
                 "{variant}: {}[{i}] is {}, expected {}\n{kernel}",
                 param.name,
                 shown(param.dtype, f),
@@ -64,17 +57,6 @@ pub fn compare(
             );
         }
     }
-}
-
-fn close(dtype: DType, expected: &[u8], found: &[u8], ulps: Ulps) -> bool {
-    let [e, f] = [expected, found].map(|bytes| dtype.read_f32(bytes));
-    // Numbers of either sign on one line.
-    let place = |v: f32| {
-        let bits = i64::from(v.to_bits() as i32);
-        if bits < 0 { i64::from(i32::MIN) - bits } else { bits }
-    };
-    let flushed = dtype == DType::F32 && f == 0.0 && e.is_subnormal();
-    (e.is_nan() && f.is_nan()) || flushed || place(e).abs_diff(place(f)) <= u64::from(ulps.0)
 }
 
 fn shown(dtype: DType, bytes: &[u8]) -> String {
@@ -134,9 +116,9 @@ pub fn ramp(len: usize) -> Vec<f32> {
     (0..len).map(|_| random.f32()).collect()
 }
 
-/// Floats of every kind, subnormal ones excepted, which a device may take for zero.
-pub fn floats(len: usize) -> Vec<f32> {
-    let special = [
+/// Floats of every kind that `keep` keeps, then any.
+pub fn floats_where(len: usize, keep: impl Fn(&f32) -> bool) -> Vec<f32> {
+    let mut special = vec![
         0.0,
         -0.0,
         1.0,
@@ -149,6 +131,8 @@ pub fn floats(len: usize) -> Vec<f32> {
         f32::MIN,
         f32::MIN_POSITIVE,
         -f32::MIN_POSITIVE,
+        f32::from_bits(1),
+        -f32::from_bits(0x7f_ffff),
         1e-30,
         -1e30,
         16_777_217.0,
@@ -161,10 +145,11 @@ pub fn floats(len: usize) -> Vec<f32> {
         -2_147_483_904.0,
         2_147_483_520.0,
     ];
+    special.retain(&keep);
     let mut random = Random(len as u64);
     let mut any = || match random.below(4) {
         0 => special[random.below(special.len() as u32) as usize],
-        1 => Some(f32::from_bits(random.bits())).filter(|v| !v.is_subnormal()).unwrap_or(3.5),
+        1 => Some(f32::from_bits(random.bits())).filter(&keep).unwrap_or(3.5),
         _ => random.f32(),
     };
     (0..len).map(|i| special.get(i).copied().unwrap_or_else(&mut any)).collect()

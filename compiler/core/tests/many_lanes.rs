@@ -1,5 +1,9 @@
 //! Schedules for many lanes against plain definitions, on sizes and steps that no golden checkpoint has.
 
+#[path = "../../../ir/interp/tests/numbers/mod.rs"]
+mod numbers;
+
+use numbers::{noise, words};
 use q35_core::kernels::{DeltaRule, DeltaShape, ExpertGroups, Spec};
 use q35_interp::kernel::{Arg, Counters, run};
 use q35_target::Caps;
@@ -18,23 +22,7 @@ const GPU: Caps = Caps {
 
 const LAYOUT: StepLayout = StepLayout { max_tokens: 512, max_seqs: 3, max_pages: 8 };
 
-/// Numbers between -1 and 1 that look random.
-fn noise(seed: u32, n: usize) -> Vec<f32> {
-    let mut state = seed.wrapping_mul(2_654_435_761) | 1;
-    let mut next = || {
-        state ^= state << 13;
-        state ^= state >> 17;
-        state ^= state << 5;
-        state as i32 as f32 / 2_147_483_648.0
-    };
-    (0..n).map(|_| next()).collect()
-}
-
 fn bytes(values: &[f32]) -> Vec<u8> {
-    values.iter().flat_map(|v| v.to_le_bytes()).collect()
-}
-
-fn words(values: &[i32]) -> Vec<u8> {
     values.iter().flat_map(|v| v.to_le_bytes()).collect()
 }
 

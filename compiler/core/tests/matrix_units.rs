@@ -1,6 +1,10 @@
 //! Kernels for matrix units against the same kernels without them, and against plain sums: odd sizes, rows
 //! and columns that fill no tile, experts with few tokens, numbers beyond the context that are none.
 
+#[path = "../../../ir/interp/tests/numbers/mod.rs"]
+mod numbers;
+
+use numbers::{noise, words};
 use q35_artifact::Times;
 use q35_core::kernels::page::Pages;
 use q35_core::kernels::{Act, AttendPrefill, ExpertLinear, Heads, Linear, Spec};
@@ -24,18 +28,6 @@ fn units(subgroup: u32) -> Caps {
     Caps { subgroup, mma: Some(Mma { m: 16, n: 16, k: 16 }), ..PLAIN }
 }
 
-/// Numbers between -1 and 1 that look random.
-fn noise(seed: u32, n: usize) -> Vec<f32> {
-    let mut state = seed.wrapping_mul(2_654_435_761) | 1;
-    let mut next = || {
-        state ^= state << 13;
-        state ^= state >> 17;
-        state ^= state << 5;
-        state as i32 as f32 / 2_147_483_648.0
-    };
-    (0..n).map(|_| next()).collect()
-}
-
 fn bytes(dtype: DType, values: &[f32]) -> Vec<u8> {
     let mut bytes = vec![0; dtype.size() * values.len()];
     for (v, to) in values.iter().zip(bytes.chunks_exact_mut(dtype.size())) {
@@ -46,10 +38,6 @@ fn bytes(dtype: DType, values: &[f32]) -> Vec<u8> {
 
 fn values(dtype: DType, bytes: &[u8]) -> Vec<f32> {
     bytes.chunks_exact(dtype.size()).map(|b| dtype.read_f32(b)).collect()
-}
-
-fn words(values: &[i32]) -> Vec<u8> {
-    values.iter().flat_map(|v| v.to_le_bytes()).collect()
 }
 
 /// `[rows / 16][cols][16]`; what pads the last panel is not a number.

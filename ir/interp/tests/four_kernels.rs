@@ -2,6 +2,9 @@
 //! lines of plain Rust, two of them also as a machine with subgroups of any size has them: a quantised matrix-vector product, a tiled matrix product through shared memory,
 //! blockwise attention, and the gated delta rule with its state in shared memory.
 
+mod numbers;
+
+use numbers::{noise, words};
 use q35_interp::kernel::{Arg, Counters, run};
 use q35_kernel::text::parse;
 use q35_kernel::{Kernel, KernelBuilder, Machine, MmaArgs, ReduceOp, UnaryOp};
@@ -9,23 +12,7 @@ use q35_types::DType;
 
 const LANES: u32 = 32;
 
-/// Numbers between -1 and 1 that look random.
-fn noise(seed: u32, n: usize) -> Vec<f32> {
-    let mut state = seed.wrapping_mul(2_654_435_761) | 1;
-    let mut next = || {
-        state ^= state << 13;
-        state ^= state >> 17;
-        state ^= state << 5;
-        state as i32 as f32 / 2_147_483_648.0
-    };
-    (0..n).map(|_| next()).collect()
-}
-
 fn bytes(values: &[f32]) -> Vec<u8> {
-    values.iter().flat_map(|v| v.to_le_bytes()).collect()
-}
-
-fn words(values: &[i32]) -> Vec<u8> {
     values.iter().flat_map(|v| v.to_le_bytes()).collect()
 }
 

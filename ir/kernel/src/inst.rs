@@ -302,6 +302,40 @@ pub enum Inst {
     },
 }
 
+impl Inst {
+    /// The blocks in it, in the order in which they are written.
+    pub fn blocks(&self) -> impl Iterator<Item = &Block> {
+        let (first, second) = match self {
+            Inst::For { body, .. } => (Some(body), None),
+            Inst::If { then, otherwise, .. } => (Some(then), Some(otherwise)),
+            Inst::Const(_)
+            | Inst::Task
+            | Inst::Lane
+            | Inst::Subgroup
+            | Inst::Unary(..)
+            | Inst::Binary(..)
+            | Inst::Fma(..)
+            | Inst::Compare(..)
+            | Inst::Select(..)
+            | Inst::Splat(..)
+            | Inst::Vector(_)
+            | Inst::Extract(..)
+            | Inst::Reduce(..)
+            | Inst::Load { .. }
+            | Inst::Store { .. }
+            | Inst::PanelDot(_)
+            | Inst::Cluster { .. }
+            | Inst::GroupScan(_)
+            | Inst::MmaZero(_)
+            | Inst::Mma(_)
+            | Inst::MmaLoad { .. }
+            | Inst::MmaStore { .. }
+            | Inst::Barrier => (None, None),
+        };
+        first.into_iter().chain(second)
+    }
+}
+
 /// Results and what makes them.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Stmt {

@@ -85,3 +85,15 @@ pub enum DeviceError {
     #[error("the code of `{kernel}` cannot be loaded: {reason}")]
     Code { kernel: String, reason: String },
 }
+
+impl DeviceError {
+    /// Variants `found` of a target, none of which is among those that are `expected`.
+    pub fn no_variant(target: &'static str, found: &[&str], expected: &[&str]) -> Self {
+        Self::NoVariant { target, found: quoted(found), expected: quoted(expected) }
+    }
+}
+
+/// `a`, `b`
+pub(crate) fn quoted(names: &[&str]) -> String {
+    names.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ")
+}

@@ -22,6 +22,7 @@ pub mod cpu;
 pub mod cuda;
 mod device;
 mod error;
+mod handle;
 mod hazard;
 mod list;
 mod map;

@@ -89,11 +89,11 @@ fn expect_code(targets: &[&str], target: &str) -> Result<(), DeviceError> {
     }
 }
 
-/// `a`, `b`
+/// Names of targets or devices.
 fn quoted(names: &[&str]) -> String {
     match names {
         [] => "no device".into(),
-        names => names.iter().map(|n| format!("`{n}`")).collect::<Vec<_>>().join(", "),
+        names => crate::error::quoted(names),
     }
 }
 

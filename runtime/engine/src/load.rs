@@ -233,8 +233,6 @@ pub(crate) fn finish(
 
 /// The first of the variants that the device runs for which there is code.
 fn choose<'a>(target: &'a TargetSection, device: &dyn Device) -> Result<&'a Variant, DeviceError> {
-    let quoted =
-        |names: Vec<&str>| names.iter().map(|n| format!("`{n}`")).collect::<Vec<_>>().join(", ");
     let found = device.variants().iter().find_map(|name| target.variant(name));
     found.ok_or_else(|| {
         let info = device.info();
@@ -247,11 +245,10 @@ fn choose<'a>(target: &'a TargetSection, device: &dyn Device) -> Result<&'a Vari
                 lacks,
                 variant: variant.name.clone(),
             },
-            None => DeviceError::NoVariant {
-                target: info.target,
-                found: quoted(target.variants.iter().map(|v| v.name.as_str()).collect()),
-                expected: quoted(device.variants().to_vec()),
-            },
+            None => {
+                let found: Vec<&str> = target.variants.iter().map(|v| v.name.as_str()).collect();
+                DeviceError::no_variant(info.target, &found, device.variants())
+            }
         }
     })
 }

@@ -59,6 +59,16 @@ pub fn runs(checkpoint_name: &str) -> Vec<Golden> {
     files.iter().map(|f| Golden::read(checkpoint_name, f)).collect()
 }
 
+/// The golden run of a checkpoint that has the most tokens.
+pub fn longest(checkpoint_name: &str) -> Golden {
+    runs(checkpoint_name).into_iter().max_by_key(|g| g.tokens.len()).expect("a run")
+}
+
+/// And the one that has the fewest.
+pub fn shortest(checkpoint_name: &str) -> Golden {
+    runs(checkpoint_name).into_iter().min_by_key(|g| g.tokens.len()).expect("a run")
+}
+
 impl Golden {
     fn read(checkpoint: &str, path: &Path) -> Golden {
         let bytes = std::fs::read(path).expect("a golden file");

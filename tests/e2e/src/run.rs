@@ -87,8 +87,19 @@ impl Build {
     }
 
     pub fn model_on(self, name: &str, device: Box<dyn Device>, options: LoadOptions<'_>) -> Model {
-        let weights = golden::checkpoint(name);
-        Model::load_on(device, &self.artifact(name), &weights, options)
+        self.model_for(name, &q35_target_cpu::Cpu, device, options)
+    }
+
+    /// The golden checkpoint with code for `target`, on a device that takes it.
+    pub fn model_for(
+        self,
+        name: &str,
+        target: &dyn Target,
+        device: Box<dyn Device>,
+        options: LoadOptions<'_>,
+    ) -> Model {
+        let artifact = self.artifact_for(name, target);
+        Model::load_on(device, &artifact, &golden::checkpoint(name), options)
             .expect("a golden checkpoint loads")
     }
 }
@@ -113,6 +124,21 @@ pub fn logits(model: &mut Model, prompts: &[&[u32]], chunk: Option<usize>) -> Ve
         })
         .expect("golden prompts run");
     all
+}
+
+/// The float32 logits of a golden's first tokens are the golden's: of how many, for each number of tokens at
+/// a time.
+pub fn assert_float32(
+    model: &mut Model,
+    golden: &Golden,
+    chunks: &[(Option<usize>, usize)],
+    how: &str,
+) {
+    for &(chunk, tokens) in chunks {
+        let tokens = &golden.tokens[..tokens.min(golden.tokens.len())];
+        let found = logits(model, &[tokens], chunk).remove(0);
+        golden.assert_float32(&found, &format!("{how}, chunk {chunk:?}"));
+    }
 }
 
 /// The greedy continuation of a golden's prompt, one token at a time, is the golden's up to the first

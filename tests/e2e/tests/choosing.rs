@@ -1,6 +1,5 @@
 //! Choosing tokens on a device allocates nothing. A program of its own: its allocator counts for all threads.
 
-use q35_e2e::golden::checkpoint;
 use q35_e2e::run::Build;
 use q35_e2e::vulkan;
 use q35_runtime::sampling::Take;
@@ -16,9 +15,8 @@ static ALLOCATOR: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
 fn choosing_on_the_device_allocates_nothing() {
     let Some(device) = vulkan::device() else { return };
     let name = "dense-tied-odd";
-    let artifact = Build::DEFAULT.artifact_for(name, &Spirv::BASELINE);
-    let model = Model::load_on(device, &artifact, &checkpoint(name), LoadOptions::default());
-    let mut model = model.expect("a golden checkpoint loads");
+    let options = LoadOptions::default();
+    let mut model = Build::DEFAULT.model_for(name, &Spirv::BASELINE, device, options);
     let ids = [3, 70].map(|length| {
         let prompt: Vec<u32> = (0..length).map(|n| n * 7 % 100).collect();
         let id = model.start().expect("a slot");

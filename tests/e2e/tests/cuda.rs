@@ -7,7 +7,7 @@ use q35_e2e::guarantees::{self, Prompt};
 use q35_e2e::hand::{self, WIDTH, alloc, flip, put, words};
 use q35_e2e::libcuda::{on_stand_in, stand_in};
 use q35_e2e::program::{Outcome, outcome, q35};
-use q35_e2e::run::{Build, assert_greedy, logits};
+use q35_e2e::run::{Build, assert_float32, assert_greedy};
 use q35_e2e::scratch::Scratch;
 use q35_runtime::{LoadOptions, Model};
 use q35_target_ptx::Ptx;
@@ -168,10 +168,7 @@ fn shared_memory_beyond_the_device_is_refused() {
 }
 
 fn model(name: &str, build: Build) -> Model {
-    let artifact = build.artifact_for(name, &Ptx::SM_80);
-    let device = Box::new(open());
-    Model::load_on(device, &artifact, &checkpoint(name), LoadOptions::default())
-        .expect("a golden checkpoint loads")
+    build.model_for(name, &Ptx::SM_80, Box::new(open()), LoadOptions::default())
 }
 
 #[test]
@@ -179,11 +176,8 @@ fn logits_and_greedy_tokens_are_those_of_transformers() {
     on_stand_in("logits_and_greedy_tokens_are_those_of_transformers", "", || {
         let mut model = model("tiny-moe", Build::FLOAT32);
         for golden in runs("tiny-moe") {
-            for (chunk, tokens) in [(None, golden.tokens.len()), (Some(1), 6)] {
-                let tokens = &golden.tokens[..tokens.min(golden.tokens.len())];
-                let found = logits(&mut model, &[tokens], chunk).remove(0);
-                golden.assert_float32(&found, &format!("cuda, chunk {chunk:?}"));
-            }
+            let chunks = [(None, golden.tokens.len()), (Some(1), 6)];
+            assert_float32(&mut model, &golden, &chunks, "cuda");
             assert_greedy(&mut model, &golden, "cuda");
         }
     });

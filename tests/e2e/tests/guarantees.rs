@@ -1,6 +1,6 @@
 //! What holds to the bit, on the CPU: a sequence's logits depend on nothing but its tokens.
 
-use q35_e2e::golden::{Golden, runs};
+use q35_e2e::golden::longest;
 use q35_e2e::guarantees::{self, Prompt, same};
 use q35_e2e::run::{Build, cpu, logits, variants};
 use q35_runtime::{LoadOptions, Model};
@@ -9,10 +9,6 @@ use q35_runtime::{LoadOptions, Model};
 const MODELS: [&str; 3] = ["tiny-moe", "moe-ratio3-yarn", "dense-text-f32"];
 /// Tokens at a time: `prefill`, in chunks and at once, and `decode`.
 const CHUNKS: [Option<usize>; 3] = [None, Some(64), Some(1)];
-
-fn longest(name: &str) -> Golden {
-    runs(name).into_iter().max_by_key(|g| g.tokens.len()).expect("a run")
-}
 
 fn each_model(check: impl Fn(&mut Model, Prompt<'_>, &dyn Fn(usize) -> Model)) {
     for name in MODELS {

@@ -3,7 +3,7 @@
 use q35_e2e::evaluator::{Evaluator, Text, gpu, gpu_with_units};
 use q35_e2e::golden::{checkpoint, checkpoints, runs};
 use q35_e2e::program::{outcome, q35c};
-use q35_e2e::run::{Build, cpu, logits};
+use q35_e2e::run::{Build, assert_float32, cpu, logits};
 use q35_e2e::scratch::Scratch;
 use q35_runtime::{LoadOptions, Model};
 use q35_target::Caps;
@@ -14,9 +14,8 @@ fn model(name: &str, build: Build, subgroup: u32) -> Model {
 }
 
 fn model_for(name: &str, build: Build, caps: Caps) -> Model {
-    let artifact = build.artifact_for(name, &Text::new(caps));
     let device = Box::new(Evaluator::default());
-    Model::load_on(device, &artifact, &checkpoint(name), LoadOptions::default()).expect("loads")
+    build.model_for(name, &Text::new(caps), device, LoadOptions::default())
 }
 
 #[test]
@@ -24,11 +23,8 @@ fn logits_are_those_of_transformers() {
     for name in checkpoints() {
         let mut model = model(&name, Build::FLOAT32, 32);
         let golden = runs(&name).remove(0);
-        for (chunk, tokens) in [(None, golden.tokens.len()), (Some(1), 9)] {
-            let tokens = &golden.tokens[..tokens];
-            let found = logits(&mut model, &[tokens], chunk).remove(0);
-            golden.assert_float32(&found, &format!("many lanes, chunk {chunk:?}"));
-        }
+        let chunks = [(None, golden.tokens.len()), (Some(1), 9)];
+        assert_float32(&mut model, &golden, &chunks, "many lanes");
     }
 }
 
@@ -39,11 +35,8 @@ fn logits_with_subgroups_of_any_size_are_those_of_transformers() {
         let golden = runs(name).remove(0);
         for &subgroup in subgroups {
             let mut model = model(name, Build::FLOAT32, subgroup);
-            for (chunk, tokens) in [(None, 20), (Some(1), 4)] {
-                let tokens = &golden.tokens[..tokens];
-                let found = logits(&mut model, &[tokens], chunk).remove(0);
-                golden.assert_float32(&found, &format!("subgroup {subgroup}, chunk {chunk:?}"));
-            }
+            let chunks = [(None, 20), (Some(1), 4)];
+            assert_float32(&mut model, &golden, &chunks, &format!("subgroup {subgroup}"));
         }
     }
 }

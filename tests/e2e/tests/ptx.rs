@@ -2,10 +2,10 @@
 
 use q35_device::ptx_sim::PtxSim;
 use q35_device::{Device, KernelCode, Usage};
-use q35_e2e::golden::{Golden, checkpoint, checkpoints, runs};
+use q35_e2e::golden::{checkpoints, longest, runs, shortest};
 use q35_e2e::guarantees::{self, Prompt};
 use q35_e2e::hand::{self, FLIP, WIDE, WIDTH, alloc, flip, kernel};
-use q35_e2e::run::{Build, assert_greedy, logits};
+use q35_e2e::run::{Build, assert_float32, assert_greedy, logits};
 use q35_runtime::{LoadOptions, Model};
 use q35_target_ptx::Ptx;
 
@@ -92,11 +92,8 @@ fn shared_memory_beyond_any_gpu_is_refused() {
 
 fn model(name: &str, build: Build, shuffle: Option<u64>) -> Model {
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
-    let artifact = build.artifact_for(name, &Ptx::SM_80);
     let options = LoadOptions { shuffle, ..LoadOptions::default() };
-    let device = Box::new(simulator(threads));
-    Model::load_on(device, &artifact, &checkpoint(name), options)
-        .expect("a golden checkpoint loads")
+    build.model_for(name, &Ptx::SM_80, Box::new(simulator(threads)), options)
 }
 
 #[test]
@@ -104,11 +101,8 @@ fn float32_logits_and_greedy_tokens_are_those_of_transformers() {
     for name in checkpoints() {
         let mut model = model(&name, Build::FLOAT32, None);
         for golden in runs(&name) {
-            for (chunk, tokens) in [(None, golden.tokens.len()), (Some(7), 20), (Some(1), 8)] {
-                let tokens = &golden.tokens[..tokens.min(golden.tokens.len())];
-                let found = logits(&mut model, &[tokens], chunk).remove(0);
-                golden.assert_float32(&found, &format!("ptx-sim, chunk {chunk:?}"));
-            }
+            let chunks = [(None, golden.tokens.len()), (Some(7), 20), (Some(1), 8)];
+            assert_float32(&mut model, &golden, &chunks, "ptx-sim");
             assert_greedy(&mut model, &golden, "ptx-sim");
         }
     }
@@ -169,12 +163,4 @@ fn decoding_beside_others_that_come_and_go_changes_nothing() {
     each_model(|model, prompt, _| {
         guarantees::decoding_beside_others_that_come_and_go_changes_nothing(model, prompt);
     });
-}
-
-fn longest(name: &str) -> Golden {
-    runs(name).into_iter().max_by_key(|g| g.tokens.len()).expect("a run")
-}
-
-fn shortest(name: &str) -> Golden {
-    runs(name).into_iter().min_by_key(|g| g.tokens.len()).expect("a run")
 }

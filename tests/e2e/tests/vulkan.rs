@@ -2,9 +2,9 @@
 
 use q35_device::Device;
 use q35_device::vulkan::Options;
-use q35_e2e::golden::{Golden, checkpoint, checkpoints, runs};
+use q35_e2e::golden::{checkpoint, checkpoints, longest, runs};
 use q35_e2e::guarantees::{self, Prompt, same};
-use q35_e2e::run::{Build, assert_greedy, logits};
+use q35_e2e::run::{Build, assert_float32, assert_greedy, logits};
 use q35_e2e::vulkan::{device, open, skip};
 use q35_runtime::{LoadOptions, Model};
 use q35_target::Target as _;
@@ -16,14 +16,8 @@ fn model(name: &str, build: Build, shuffle: Option<u64>) -> Option<Model> {
 }
 
 fn model_on(device: Box<dyn Device>, name: &str, build: Build, shuffle: Option<u64>) -> Model {
-    let artifact = build.artifact_for(name, &Spirv::BASELINE);
     let options = LoadOptions { shuffle, ..LoadOptions::default() };
-    Model::load_on(device, &artifact, &checkpoint(name), options)
-        .expect("a golden checkpoint loads")
-}
-
-fn longest(name: &str) -> Golden {
-    runs(name).into_iter().max_by_key(|g| g.tokens.len()).expect("a run")
+    build.model_for(name, &Spirv::BASELINE, device, options)
 }
 
 #[test]
@@ -31,16 +25,9 @@ fn float32_logits_and_greedy_tokens_are_those_of_transformers() {
     for name in checkpoints() {
         let Some(mut model) = model(&name, Build::FLOAT32, None) else { return };
         for golden in runs(&name) {
-            for (chunk, tokens) in [
-                (None, golden.tokens.len()),
-                (Some(64), golden.tokens.len()),
-                (Some(7), 30),
-                (Some(1), 12),
-            ] {
-                let tokens = &golden.tokens[..tokens.min(golden.tokens.len())];
-                let found = logits(&mut model, &[tokens], chunk).remove(0);
-                golden.assert_float32(&found, &format!("vulkan, chunk {chunk:?}"));
-            }
+            let all = golden.tokens.len();
+            let chunks = [(None, all), (Some(64), all), (Some(7), 30), (Some(1), 12)];
+            assert_float32(&mut model, &golden, &chunks, "vulkan");
             assert_greedy(&mut model, &golden, "vulkan");
         }
     }

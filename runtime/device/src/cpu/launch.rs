@@ -5,7 +5,7 @@ use super::code;
 use super::memory::Buffers;
 use super::micro::MicroTable;
 use super::pool::Pool;
-use crate::{BoundArg, BoundLaunch, DeviceError, Repeat, Span};
+use crate::{BoundArg, BoundLaunch, DeviceError, Repeat, Span, handle};
 use q35_artifact::{Kernel, Param};
 
 /// A kernel and where its code lies.
@@ -46,11 +46,7 @@ impl Recorded {
         let mut recorded =
             Self { launches: Vec::new(), addresses: Vec::new(), _tables: Vec::new() };
         for launch in launches {
-            let loaded = kernels.get(launch.kernel.0 as usize).ok_or(DeviceError::Handle {
-                what: "kernel",
-                id: launch.kernel.0,
-                count: kernels.len(),
-            })?;
+            let loaded = handle::find("kernel", kernels, launch.kernel.0)?;
             recorded.add(launch, loaded, buffers)?;
         }
         Ok(recorded)

@@ -1,6 +1,6 @@
 //! The CPU's buffers: memory that the system gives page by page as it is touched, and mapped files.
 
-use crate::{BufferId, DeviceError, Mapped, Span};
+use crate::{BufferId, DeviceError, Mapped, Span, handle};
 use memmap2::{MmapOptions, MmapRaw};
 use std::ops::Range;
 use std::sync::Arc;
@@ -118,20 +118,12 @@ impl Buffers {
 
     /// The span as a range of its buffer, if the buffer has it.
     fn check(&self, span: Span) -> Result<Range<usize>, DeviceError> {
-        let memory = self.list.get(span.buffer.0 as usize).ok_or(DeviceError::Handle {
-            what: "buffer",
-            id: span.buffer.0,
-            count: self.list.len(),
-        })?;
-        let bytes = match memory {
+        let bytes = match handle::find("buffer", &self.list, span.buffer.0)? {
             Memory::Own { bytes, .. } => *bytes,
             Memory::File { range, .. } => range.len() as u64,
         };
-        let end = span.offset.saturating_add(span.bytes);
-        if end > bytes {
-            return Err(DeviceError::OutOfRange { begin: span.offset, end, bytes });
-        }
-        Ok(span.offset as usize..end as usize)
+        let Range { start, end } = span.within(bytes)?;
+        Ok(start as usize..end as usize)
     }
 }
 

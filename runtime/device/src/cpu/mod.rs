@@ -20,7 +20,7 @@ pub mod variant;
 
 use crate::{
     BoundLaunch, BufferId, Device, DeviceError, DeviceInfo, EntryId, KernelCode, KernelId, Limits,
-    Mapped, Span, Usage,
+    Mapped, Span, Usage, handle,
 };
 use code::Code;
 use launch::{Loaded, Recorded};
@@ -182,11 +182,7 @@ impl Device for Cpu {
         kernels: &[KernelCode<'_>],
     ) -> Result<Vec<KernelId>, DeviceError> {
         if !self.variant.contains(&variant) {
-            return Err(DeviceError::NoVariant {
-                target: NAME,
-                found: format!("`{variant}`"),
-                expected: format!("`{}`", self.variant[0]),
-            });
+            return Err(DeviceError::no_variant(NAME, &[variant], &self.variant));
         }
         let scratch = kernels.iter().map(|k| u64::from(k.kernel.shared_bytes)).max().unwrap_or(0);
         // Never none, so that the address is one.
@@ -222,11 +218,7 @@ impl Device for Cpu {
     }
 
     fn run(&mut self, entry: EntryId) -> Result<(), DeviceError> {
-        let recorded = self.entries.get(entry.0 as usize).ok_or(DeviceError::Handle {
-            what: "entry",
-            id: entry.0,
-            count: self.entries.len(),
-        })?;
+        let recorded = handle::find("entry", &self.entries, entry.0)?;
         // SAFETY: the entry was recorded with this device's code and buffers, which are freed only
         // with it. `self` is borrowed mutably, so nobody else uses the buffers. `scratch` has one
         // place for each thread of the pool, of as many bytes as any kernel asks for. That kernels

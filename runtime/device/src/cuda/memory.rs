@@ -7,7 +7,7 @@
 
 use super::CudaError;
 use super::gpu::Gpu;
-use crate::{BufferId, DeviceError, Span};
+use crate::{BufferId, DeviceError, Span, handle};
 use cudarc::driver::sys::{self, CUdeviceptr, CUevent, CUevent_flags};
 use std::ffi::c_void;
 use std::ptr::null_mut;
@@ -86,14 +86,8 @@ impl Memory {
 
     /// Where a span lies.
     pub fn place(&self, span: Span) -> Result<CUdeviceptr, DeviceError> {
-        let (id, count) = (span.buffer.0, self.buffers.len());
-        let buffer = self.buffers.get(id as usize);
-        let buffer = buffer.ok_or(DeviceError::Handle { what: "buffer", id, count })?;
-        let (begin, end) = (span.offset, span.offset.saturating_add(span.bytes));
-        if end > buffer.bytes {
-            return Err(DeviceError::OutOfRange { begin, end, bytes: buffer.bytes });
-        }
-        Ok(buffer.address + begin)
+        let buffer = handle::find("buffer", &self.buffers, span.buffer.0)?;
+        Ok(buffer.address + span.within(buffer.bytes)?.start)
     }
 
     /// Have `write` write all of a span, after all that was started before.

@@ -20,10 +20,10 @@ mod memory;
 
 pub use error::CudaError;
 
-use crate::ptx::{self, ALIGNMENT, Draft};
+use crate::ptx::{ALIGNMENT, Draft, TARGET};
 use crate::{
     BoundLaunch, BufferId, Device, DeviceError, DeviceInfo, EntryId, KernelCode, KernelId, Limits,
-    Mapped, Span, Usage,
+    Mapped, Span, Usage, handle,
 };
 use code::Loaded;
 use driver::Driver;
@@ -144,7 +144,7 @@ impl Device for Cuda {
         kernels: &[KernelCode<'_>],
     ) -> Result<Vec<KernelId>, DeviceError> {
         if !self.variants.contains(&variant) {
-            return Err(ptx::no_variant(variant, &self.variants));
+            return Err(DeviceError::no_variant(TARGET, &[variant], &self.variants));
         }
         let first = self.kernels.len() as u32;
         for code in kernels {
@@ -154,11 +154,7 @@ impl Device for Cuda {
     }
 
     fn record(&mut self, launches: Vec<BoundLaunch>) -> Result<EntryId, DeviceError> {
-        let (kernels, count) = (&self.kernels, self.kernels.len());
-        let kernel = |id: u32| match kernels.get(id as usize) {
-            Some(loaded) => Ok(&loaded.kernel),
-            None => Err(DeviceError::Handle { what: "kernel", id, count }),
-        };
+        let kernel = |id| handle::find("kernel", &self.kernels, id).map(|loaded| &loaded.kernel);
         let mut draft = Draft::new(&launches, &kernel, &|span| self.memory.place(span))?;
         if !draft.lists.is_empty() {
             let bytes = draft.lists.len() as u64;
@@ -174,9 +170,7 @@ impl Device for Cuda {
     }
 
     fn run(&mut self, entry: EntryId) -> Result<(), DeviceError> {
-        let (id, count) = (entry.0, self.entries.len());
-        let graph = self.entries.get(id as usize);
-        Ok(graph.ok_or(DeviceError::Handle { what: "entry", id, count })?.launch()?)
+        Ok(handle::find("entry", &self.entries, entry.0)?.launch()?)
     }
 }
 

@@ -70,16 +70,6 @@ pub(crate) fn refused(kernel: &Kernel, reason: impl Into<String>) -> DeviceError
     DeviceError::Code { kernel: kernel.name.clone(), reason: reason.into() }
 }
 
-/// That a device has no such variant.
-pub(crate) fn no_variant(found: &str, has: &[&str]) -> DeviceError {
-    let quoted: Vec<_> = has.iter().map(|name| format!("`{name}`")).collect();
-    DeviceError::NoVariant {
-        target: TARGET,
-        found: format!("`{found}`"),
-        expected: quoted.join(", "),
-    }
-}
-
 /// The threads of a block, as `.reqntid X` or `.reqntid X, 1, 1` says.
 fn threads(text: &str) -> Option<u32> {
     let (_, after) = text.split_once(".reqntid")?;

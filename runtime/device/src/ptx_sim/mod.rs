@@ -9,7 +9,7 @@ use crate::cpu::host;
 use crate::ptx::{self, ALIGNMENT, ARCHITECTURES, Code, Draft, TARGET};
 use crate::{
     BoundLaunch, BufferId, Device, DeviceError, DeviceInfo, EntryId, KernelCode, KernelId, Limits,
-    Mapped, SOFTWARE, Span, Usage,
+    Mapped, SOFTWARE, Span, Usage, handle,
 };
 use q35_artifact::Kernel;
 use q35_ptx_sim::{Counters, Launch, Memory, Module, Program};
@@ -124,14 +124,8 @@ impl PtxSim {
     }
 
     fn place(&self, span: Span) -> Result<u64, DeviceError> {
-        let (id, count) = (span.buffer.0, self.buffers.len());
-        let buffer = self.buffers.get(id as usize);
-        let buffer = buffer.ok_or(DeviceError::Handle { what: "buffer", id, count })?;
-        let (begin, end) = (span.offset, span.offset.saturating_add(span.bytes));
-        if end > buffer.bytes {
-            return Err(DeviceError::OutOfRange { begin, end, bytes: buffer.bytes });
-        }
-        Ok(buffer.address + begin)
+        let buffer = handle::find("buffer", &self.buffers, span.buffer.0)?;
+        Ok(buffer.address + span.within(buffer.bytes)?.start)
     }
 
     fn loaded(&mut self, kernel: &Kernel, code: &[u8]) -> Result<Loaded, DeviceError> {
@@ -228,7 +222,7 @@ impl Device for PtxSim {
         kernels: &[KernelCode<'_>],
     ) -> Result<Vec<KernelId>, DeviceError> {
         if !self.variants.contains(&variant) {
-            return Err(ptx::no_variant(variant, &self.variants));
+            return Err(DeviceError::no_variant(TARGET, &[variant], &self.variants));
         }
         let first = self.kernels.len() as u32;
         for KernelCode { kernel, code } in kernels {
@@ -239,11 +233,7 @@ impl Device for PtxSim {
     }
 
     fn record(&mut self, launches: Vec<BoundLaunch>) -> Result<EntryId, DeviceError> {
-        let (kernels, count) = (&self.kernels, self.kernels.len());
-        let kernel = |id: u32| match kernels.get(id as usize) {
-            Some(loaded) => Ok(&loaded.kernel),
-            None => Err(DeviceError::Handle { what: "kernel", id, count }),
-        };
+        let kernel = |id| handle::find("kernel", &self.kernels, id).map(|loaded| &loaded.kernel);
         let mut draft = Draft::new(&launches, &kernel, &|span| self.place(span))?;
         let lists = self.memory.alloc(draft.lists.len() as u64)?;
         self.memory.write(lists, &draft.lists)?;
@@ -259,10 +249,7 @@ impl Device for PtxSim {
     }
 
     fn run(&mut self, entry: EntryId) -> Result<(), DeviceError> {
-        let (id, count) = (entry.0, self.entries.len());
-        let entry = self.entries.get(id as usize);
-        let entry = entry.ok_or(DeviceError::Handle { what: "entry", id, count })?;
-        for Recorded { kernel, grid, params } in entry {
+        for Recorded { kernel, grid, params } in handle::find("entry", &self.entries, entry.0)? {
             let loaded = &mut self.kernels[*kernel];
             let launch = Launch {
                 grid: [*grid, 1, 1],

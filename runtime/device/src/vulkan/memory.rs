@@ -13,7 +13,7 @@
 use super::VulkanError;
 use super::facts::{ALIGNMENT, GRAIN};
 use super::gpu::Gpu;
-use crate::{BufferId, DeviceError, Span, Usage};
+use crate::{BufferId, DeviceError, Span, Usage, handle};
 use ash::vk::{self, MemoryPropertyFlags as Property};
 use std::ptr::NonNull;
 use std::sync::Arc;
@@ -182,14 +182,8 @@ impl Memory {
     }
 
     fn find(&self, span: Span) -> Result<(&Block, u64), DeviceError> {
-        let id = span.buffer.0;
-        let count = self.buffers.len();
-        let buffer = self.buffers.get(id as usize);
-        let buffer = buffer.ok_or(DeviceError::Handle { what: "buffer", id, count })?;
-        let (begin, end) = (span.offset, span.offset.saturating_add(span.bytes));
-        if end > buffer.bytes {
-            return Err(DeviceError::OutOfRange { begin, end, bytes: buffer.bytes });
-        }
+        let buffer = handle::find("buffer", &self.buffers, span.buffer.0)?;
+        let begin = span.within(buffer.bytes)?.start;
         Ok((&self.blocks[buffer.block], buffer.offset + begin))
     }
 

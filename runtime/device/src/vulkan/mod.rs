@@ -26,7 +26,7 @@ pub use error::VulkanError;
 
 use crate::{
     BoundLaunch, BufferId, Device, DeviceError, DeviceInfo, EntryId, KernelCode, KernelId, Limits,
-    Mapped, Span, Usage,
+    Mapped, Span, Usage, handle,
 };
 use ash::vk;
 use cache::CacheFile;
@@ -263,12 +263,7 @@ impl Device for Vulkan {
         kernels: &[KernelCode<'_>],
     ) -> Result<Vec<KernelId>, DeviceError> {
         if !self.variants.contains(&variant) {
-            let quoted: Vec<_> = self.variants.iter().map(|name| format!("`{name}`")).collect();
-            return Err(DeviceError::NoVariant {
-                target: TARGET,
-                found: format!("`{variant}`"),
-                expected: quoted.join(", "),
-            });
+            return Err(DeviceError::no_variant(TARGET, &[variant], &self.variants));
         }
         let facts = self.gpu.facts();
         let file = self.options.cache.as_ref().map(|folder| {
@@ -306,9 +301,7 @@ impl Device for Vulkan {
     }
 
     fn run(&mut self, entry: EntryId) -> Result<(), DeviceError> {
-        let (id, count) = (entry.0, self.entries.len());
-        let commands = self.entries.get(id as usize);
-        let commands = *commands.ok_or(DeviceError::Handle { what: "entry", id, count })?;
+        let commands = *handle::find("entry", &self.entries, entry.0)?;
         // SAFETY: it was recorded with this device's kernels and memory, which live as long.
         unsafe { self.queue.submit(commands)? };
         Ok(())

@@ -7,7 +7,7 @@ use super::VulkanError;
 use super::cache::CacheFile;
 use super::code::Module;
 use super::gpu::Gpu;
-use crate::{DeviceError, KernelCode};
+use crate::{DeviceError, KernelCode, handle};
 use ash::vk;
 use q35_artifact::Kernel;
 use std::sync::Arc;
@@ -68,9 +68,7 @@ impl Pipelines {
     }
 
     pub fn get(&self, index: u32) -> Result<&Loaded, DeviceError> {
-        let count = self.list.len();
-        let loaded = self.list.get(index as usize);
-        loaded.ok_or(DeviceError::Handle { what: "kernel", id: index, count })
+        handle::find("kernel", &self.list, index)
     }
 
     /// Compile kernels with subgroups of a size, with what `file` has kept, and have it keep

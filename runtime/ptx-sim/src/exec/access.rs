@@ -243,12 +243,7 @@ impl Warp {
             let allocation = &memory.allocations()[at];
             around.count_one(at, Way::Store, addresses, on, bytes);
             for lane in lanes_of(on) {
-                let offset = addresses[lane] - allocation.base;
-                for (e, &reg) in access.regs.iter().enumerate() {
-                    let value = self.regs.lane(reg, lane);
-                    allocation.store(offset + e as u64 * element, element, value);
-                }
-                allocation.mark(offset, bytes);
+                self.store_lane(allocation, access, addresses[lane], lane);
             }
             return Ok(());
         }
@@ -256,13 +251,17 @@ impl Warp {
         around.count(Way::Store, addresses, &found, on, bytes);
         for lane in lanes_of(on) {
             let allocation = &memory.allocations()[found[lane] as usize];
-            let offset = addresses[lane] - allocation.base;
-            for (e, &reg) in access.regs.iter().enumerate() {
-                allocation.store(offset + e as u64 * element, element, self.regs.lane(reg, lane));
-            }
-            allocation.mark(offset, bytes);
+            self.store_lane(allocation, access, addresses[lane], lane);
         }
         Ok(())
+    }
+
+    fn store_lane(&self, to: &Allocation, access: &Access, address: u64, lane: usize) {
+        let (element, offset) = (access.ty.bytes(), address - to.base);
+        for (e, &reg) in access.regs.iter().enumerate() {
+            to.store(offset + e as u64 * element, element, self.regs.lane(reg, lane));
+        }
+        to.mark(offset, element * access.regs.len() as u64);
     }
 
     fn load_shared(

@@ -3,6 +3,8 @@
 
 mod aarch64;
 mod code;
+#[path = "../../../conformance/data.rs"]
+mod data;
 mod harness;
 mod instructions;
 mod programs;

@@ -6,11 +6,6 @@ use q35_target::Target;
 use q35_target_cpu::Cpu;
 use q35_types::DType;
 
-fn ramp(len: usize) -> Vec<f32> {
-    let mut random = Random(7);
-    (0..len).map(|_| random.f32()).collect()
-}
-
 #[test]
 fn loops_carry_values_of_every_type() {
     for (start, end, step) in

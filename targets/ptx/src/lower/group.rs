@@ -55,33 +55,7 @@ fn exchanged(block: &Block, kernel: &Kernel, shuffled: u32) -> u32 {
     let each = block.stmts.iter().map(|stmt| match &stmt.inst {
         Inst::Cluster { value, size, .. } if *size > shuffled => elements(*value),
         Inst::GroupScan(value) if kernel.lanes > shuffled => elements(*value),
-        Inst::For { body, .. } => exchanged(body, kernel, shuffled),
-        Inst::If { then, otherwise, .. } => {
-            exchanged(then, kernel, shuffled).max(exchanged(otherwise, kernel, shuffled))
-        }
-        Inst::Const(_)
-        | Inst::Task
-        | Inst::Lane
-        | Inst::Subgroup
-        | Inst::Unary(..)
-        | Inst::Binary(..)
-        | Inst::Fma(..)
-        | Inst::Compare(..)
-        | Inst::Select(..)
-        | Inst::Splat(..)
-        | Inst::Vector(_)
-        | Inst::Extract(..)
-        | Inst::Reduce(..)
-        | Inst::Load { .. }
-        | Inst::Store { .. }
-        | Inst::PanelDot(_)
-        | Inst::Cluster { .. }
-        | Inst::GroupScan(_)
-        | Inst::MmaZero(_)
-        | Inst::Mma(_)
-        | Inst::MmaLoad { .. }
-        | Inst::MmaStore { .. }
-        | Inst::Barrier => 0,
+        inst => inst.blocks().map(|b| exchanged(b, kernel, shuffled)).max().unwrap_or(0),
     });
     each.max().unwrap_or(0)
 }

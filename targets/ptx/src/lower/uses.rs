@@ -82,12 +82,7 @@ impl Uses {
                         self.sums[stmt.results[0].0 as usize] = Sum { root, plus: x.plus + y.plus };
                     }
                 }
-                Inst::For { body, .. } => self.add_up(kernel, body),
-                Inst::If { then, otherwise, .. } => {
-                    self.add_up(kernel, then);
-                    self.add_up(kernel, otherwise);
-                }
-                _ => {}
+                inst => inst.blocks().for_each(|block| self.add_up(kernel, block)),
             }
         }
     }
@@ -165,13 +160,6 @@ impl Uses {
 fn flatten<'a>(block: &'a Block, to: &mut Vec<&'a Stmt>) {
     for stmt in &block.stmts {
         to.push(stmt);
-        match &stmt.inst {
-            Inst::For { body, .. } => flatten(body, to),
-            Inst::If { then, otherwise, .. } => {
-                flatten(then, to);
-                flatten(otherwise, to);
-            }
-            _ => {}
-        }
+        stmt.inst.blocks().for_each(|block| flatten(block, to));
     }
 }

@@ -1,7 +1,7 @@
 //! Runs a kernel on the evaluator and on a simulated GPU, and compares.
 
-pub use crate::data::*;
-use q35_kernel::{Kernel, KernelBuilder, Machine};
+pub use crate::gpu::*;
+use q35_kernel::{Kernel, KernelBuilder};
 use q35_ptx_sim::{Launch, Memory, Module};
 use q35_target::{Target, Variant};
 use q35_target_ptx::Ptx;
@@ -21,7 +21,7 @@ pub fn agree(
     _: Ulps,
     write: impl Fn(&KernelBuilder),
 ) {
-    let kernel = written(name, lanes, write);
+    let kernel = written(sm_80(), name, lanes, write);
     let found = run(&kernel, (tasks, None), data);
     compare("sm_80", &kernel, tasks, data, &found, EXACT);
 }
@@ -36,17 +36,8 @@ pub fn repeated(
     expected: &[Data],
     write: impl Fn(&KernelBuilder),
 ) {
-    let found = run(&written(name, lanes, write), (each, Some(times)), data);
+    let found = run(&written(sm_80(), name, lanes, write), (each, Some(times)), data);
     assert_eq!(found, expected, "{each} tasks {times} times");
-}
-
-pub fn written(name: &str, lanes: u32, write: impl Fn(&KernelBuilder)) -> Kernel {
-    let caps = sm_80().caps;
-    let subgroup = caps.subgroup.min(1 << lanes.trailing_zeros());
-    let machine = Machine { lanes, subgroup, fma: caps.fma, panel_dot: false };
-    let k = KernelBuilder::new(name, machine);
-    write(&k);
-    k.finish()
 }
 
 /// On three blocks, so that some do several tasks and some none.

@@ -4,6 +4,8 @@
 mod collectives;
 #[path = "../../../conformance/data.rs"]
 mod data;
+#[path = "../../../conformance/gpu.rs"]
+mod gpu;
 mod harness;
 #[path = "../../../conformance/instructions.rs"]
 mod instructions;

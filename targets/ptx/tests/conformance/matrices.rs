@@ -122,7 +122,7 @@ fn rows_that_may_begin_anywhere_are_refused() {
         known: true,
         out_row: 8,
     };
-    let kernel = written("product", LANES, |k| product.write(k));
+    let kernel = written(sm_80(), "product", LANES, |k| product.write(k));
     let why = Ptx::SM_80.lower(sm_80(), &kernel).expect_err("8 bytes").why;
     assert!(why.starts_with("rows of a matrix are not known to begin at"), "{why}");
 }

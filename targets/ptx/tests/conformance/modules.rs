@@ -1,13 +1,13 @@
 //! What the text of a kernel says, how it accesses memory, and what is refused.
 
-use crate::harness::{sm_80, written};
-use q35_kernel::{KernelBuilder, PanelArgs, ReduceOp};
+use crate::harness::{panels, sm_80, written};
+use q35_kernel::{KernelBuilder, ReduceOp};
 use q35_target::{Target, Variant};
 use q35_target_ptx::Ptx;
 use q35_types::DType;
 
 fn code(write: impl Fn(&KernelBuilder)) -> String {
-    let kernel = written("kernel", 128, write);
+    let kernel = written(sm_80(), "kernel", 128, write);
     String::from_utf8(Ptx::ALL.lower(sm_80(), &kernel).expect("a kernel")).expect("PTX is text")
 }
 
@@ -129,7 +129,7 @@ fn refused(kernel: &q35_kernel::Kernel) -> String {
 
 #[test]
 fn what_a_gpu_does_not_do_is_refused() {
-    let kernel = written("large", 128, |k| {
+    let kernel = written(sm_80(), "large", 128, |k| {
         let array = k.shared("array", DType::F32, 25 << 10);
         k.store(array, k.lane(), k.cluster(ReduceOp::Sum, k.lane().to_f32(), 128));
     });
@@ -138,25 +138,8 @@ fn what_a_gpu_does_not_do_is_refused() {
         "`large` for `sm_80`: needs 103424 bytes of shared memory, expected at most 101376"
     );
 
-    let machine = q35_kernel::Machine { lanes: 1, subgroup: 1, fma: false, panel_dot: true };
-    let k = KernelBuilder::new("panels", machine);
-    let (x, out) = (k.input("x", DType::F32), k.output("out", DType::F32));
-    let one = k.i(1);
-    k.panel_dot(PanelArgs {
-        x: k.at(x, 0),
-        x_row: one,
-        x_k: one,
-        w: k.at(x, 0),
-        w_panel: one,
-        out: k.at(out, 0),
-        out_row: one,
-        rows: one,
-        panels: one,
-        k: one,
-        accumulate: false,
-    });
     assert_eq!(
-        refused(&k.finish()),
+        refused(&panels()),
         "`panels` for `sm_80`: `panel_dot`, which is for kernels of a CPU"
     );
 }
@@ -167,7 +150,7 @@ fn architectures_differ_in_what_the_assembler_is_told() {
     let each: Vec<&str> = all.iter().flat_map(|p| p.variants()).map(|v| v.name).collect();
     assert_eq!(each, ["sm_80", "sm_89", "sm_90", "sm_100", "sm_120"]);
     assert_eq!(Ptx::ALL.variants().iter().map(|v| v.name).collect::<Vec<_>>(), each);
-    let kernel = written("kernel", 128, copy(DType::F32, 4, 4));
+    let kernel = written(sm_80(), "kernel", 128, copy(DType::F32, 4, 4));
     let of = |variant: &Variant| {
         let code = Ptx::ALL.lower(variant, &kernel).expect("a kernel");
         assert_eq!(Ptx::ALL.file(variant, "kernel", &code), code);

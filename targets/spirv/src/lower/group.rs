@@ -78,32 +78,7 @@ impl Uses {
                     }
                 }
                 Inst::GroupScan(value) => self.exchange(kernel, *value),
-                Inst::For { body, .. } => self.of(body, kernel, full),
-                Inst::If { then, otherwise, .. } => {
-                    self.of(then, kernel, full);
-                    self.of(otherwise, kernel, full);
-                }
-                Inst::Const(_)
-                | Inst::Task
-                | Inst::Lane
-                | Inst::Subgroup
-                | Inst::Unary(..)
-                | Inst::Binary(..)
-                | Inst::Fma(..)
-                | Inst::Compare(..)
-                | Inst::Select(..)
-                | Inst::Splat(..)
-                | Inst::Vector(_)
-                | Inst::Extract(..)
-                | Inst::Reduce(..)
-                | Inst::Load { .. }
-                | Inst::Store { .. }
-                | Inst::PanelDot(_)
-                | Inst::MmaZero(_)
-                | Inst::Mma(_)
-                | Inst::MmaLoad { .. }
-                | Inst::MmaStore { .. }
-                | Inst::Barrier => {}
+                inst => inst.blocks().for_each(|block| self.of(block, kernel, full)),
             }
         }
     }

@@ -1,11 +1,11 @@
 //! Runs a kernel on the evaluator and on a Vulkan device, and compares.
 
-pub use crate::data::*;
+pub use crate::gpu::*;
 use crate::validator::validate;
 use q35_artifact::{Kernel as Loadable, Param as LoadableParam};
 use q35_device::vulkan::{Choice, Options, Vulkan};
 use q35_device::{BoundArg, BoundLaunch, BoundTasks, Device as _, KernelCode, Repeat, Span, Usage};
-use q35_kernel::{Access, Kernel, KernelBuilder, Machine};
+use q35_kernel::{Access, Kernel, KernelBuilder};
 use q35_target::{Target, Variant};
 use q35_target_spirv::Spirv;
 use std::cell::RefCell;
@@ -29,19 +29,6 @@ pub fn agree(
             seen.push(code);
         }
     }
-}
-
-pub fn written(
-    variant: &Variant,
-    name: &str,
-    lanes: u32,
-    write: impl Fn(&KernelBuilder),
-) -> Kernel {
-    let subgroup = variant.caps.subgroup.min(1 << lanes.trailing_zeros());
-    let machine = Machine { lanes, subgroup, fma: variant.caps.fma, panel_dot: false };
-    let k = KernelBuilder::new(name, machine);
-    write(&k);
-    k.finish()
 }
 
 #[track_caller]

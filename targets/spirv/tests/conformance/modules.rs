@@ -1,7 +1,7 @@
 //! What modules ask for, how they access memory, and what is refused.
 
-use crate::harness::written;
-use q35_kernel::{BinaryOp, Expr, Kernel, KernelBuilder, PanelArgs, ReduceOp, UnaryOp};
+use crate::harness::{panels, written};
+use q35_kernel::{BinaryOp, Expr, Kernel, KernelBuilder, ReduceOp, UnaryOp};
 use q35_target::{Target, Variant};
 use q35_target_spirv::Spirv;
 use q35_types::DType;
@@ -144,25 +144,8 @@ fn what_a_gpu_does_not_do_is_refused() {
         "`large` for `baseline`: needs 33792 bytes of shared memory, expected at most 32768"
     );
 
-    let machine = q35_kernel::Machine { lanes: 1, subgroup: 1, fma: false, panel_dot: true };
-    let k = KernelBuilder::new("panels", machine);
-    let (x, out) = (k.input("x", DType::F32), k.output("out", DType::F32));
-    let one = k.i(1);
-    k.panel_dot(PanelArgs {
-        x: k.at(x, 0),
-        x_row: one,
-        x_k: one,
-        w: k.at(x, 0),
-        w_panel: one,
-        out: k.at(out, 0),
-        out_row: one,
-        rows: one,
-        panels: one,
-        k: one,
-        accumulate: false,
-    });
     assert_eq!(
-        refused(&k.finish()),
+        refused(&panels()),
         "`panels` for `baseline`: `panel_dot`, which is for kernels of a CPU"
     );
 }
