@@ -75,9 +75,9 @@ impl Template for AttendStep {
         let own = Amount { per_token: 3.0 * kv * size, ..Amount::default() };
         Cost {
             // Each task reads the norm and, twice, its queries.
-            weights: norm.and(Split::each(kv * 4.0)),
+            weights: norm.and(self.split.each(kv * 4.0)),
             state: Amount { per_token: rope.state.per_token, ..split.state },
-            activations_read: own.and(Split::each(2.0 * f64::from(h.q_cols()) * size)),
+            activations_read: own.and(self.split.each(2.0 * f64::from(h.q_cols()) * size)),
             activations_written: split.activations_written,
             flops: Amount { per_token: rope.flops.per_token, ..split.flops },
         }

@@ -9,7 +9,7 @@
 //!
 //! In `prefill` the rows are the tokens of a tile, one query head a task. In `decode` they are the query
 //! heads that share a KV head, so that its cache is read once; a long sequence is split into runs of pages,
-//! a task each, whose results [`AttendCombine`] joins. Pages and splits count from position 0.
+//! a task each, whose results [`AttendCombine`](super::AttendCombine) joins. Pages and splits count from position 0.
 
 use super::elementwise::per_token;
 use super::gpu::LANES;
@@ -42,6 +42,9 @@ pub struct Heads {
 /// too many.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Split {
+    /// Pages of a short split, and how many of those there are.
+    pub(super) short: u32,
+    shorts: u32,
     /// Pages of a long split.
     long: u32,
     /// Splits of the longest sequence.
@@ -49,38 +52,39 @@ pub struct Split {
 }
 
 impl Split {
-    /// Pages of a short split, and how many of those there are.
-    pub(super) const PAGES: u32 = 4;
-    const SHORT: u32 = 64;
+    /// Splits of a long sequence that are long.
+    const LONGS: u32 = 64;
 
-    pub fn of(max_pages: u32) -> Split {
-        let rest = max_pages.saturating_sub(Self::PAGES * Self::SHORT);
-        let long = rest.div_ceil(Self::SHORT).max(1);
-        let short = max_pages.div_ceil(Self::PAGES).min(Self::SHORT);
-        Split { long, splits: short + rest.div_ceil(long) }
+    /// A page a short split keeps a GPU's many units busy; a machine with few has less to join.
+    pub fn of(max_pages: u32, lanes: u32) -> Split {
+        let (short, shorts) = if lanes > 1 { (1, 128) } else { (4, 64) };
+        let rest = max_pages.saturating_sub(short * shorts);
+        let long = rest.div_ceil(Self::LONGS).max(1);
+        let splits = max_pages.div_ceil(short).min(shorts) + rest.div_ceil(long);
+        Split { short, shorts, long, splits }
     }
 
     /// The first page of split `number`.
     pub fn first<'k>(&self, number: Expr<'k>) -> Expr<'k> {
-        let beyond = (number - Self::SHORT).max(0);
-        number.min(Self::SHORT as i32) * Self::PAGES + beyond * self.long
+        let beyond = (number - self.shorts as i32).max(0);
+        number.min(self.shorts as i32) * self.short + beyond * self.long
     }
 
     /// Splits of a sequence of so many pages.
     pub fn used<'k>(&self, pages: Expr<'k>) -> Expr<'k> {
-        let most = (Self::PAGES * Self::SHORT) as i32;
-        let short = (pages.min(most) + (Self::PAGES - 1)) / Self::PAGES;
-        short + ((pages - most).max(0) + (self.long - 1)) / self.long
+        let most = (self.short * self.shorts) as i32;
+        let short = (pages.min(most) + (self.short as i32 - 1)) / self.short;
+        short + ((pages - most).max(0) + (self.long as i32 - 1)) / self.long
     }
 
     /// Bytes of every split of a sequence, the last included, which is not full.
-    pub(super) fn each(bytes: f64) -> Amount {
-        let tokens = f64::from(Self::PAGES * PAGE);
+    pub(super) fn each(&self, bytes: f64) -> Amount {
+        let tokens = f64::from(self.short * PAGE);
         Amount { per_seq: bytes, per_context: bytes / tokens, ..Amount::default() }
     }
 
-    fn text(&self) -> String {
-        format!("{}x{}", self.splits, self.long)
+    pub(super) fn text(&self) -> String {
+        format!("{}x{}x{}", self.splits, self.short, self.long)
     }
 }
 
@@ -90,15 +94,12 @@ pub struct AttendPrefill(pub Heads);
 #[derive(Debug, Clone, PartialEq)]
 pub struct AttendSplit(pub Heads, pub Split);
 
-#[derive(Debug, Clone, PartialEq)]
-pub struct AttendCombine(pub Heads, pub Split);
-
 impl Heads {
     pub(super) fn group(&self) -> u32 {
         self.heads / self.pages.kv_heads
     }
 
-    fn wide(&self) -> usize {
+    pub(super) fn wide(&self) -> usize {
         padded(self.pages.width)
     }
 
@@ -106,7 +107,7 @@ impl Heads {
         self.heads * self.pages.width
     }
 
-    fn text(&self) -> String {
+    pub(super) fn text(&self) -> String {
         let Heads { heads, pages: Pages { kv_heads, width }, x_cols, .. } = self;
         let types = [self.dtype, self.kv].map(letter);
         format!("{heads}_{kv_heads}_{width}_{x_cols}_{}", String::from_iter(types))
@@ -117,13 +118,13 @@ impl Heads {
         self.wide() + PANEL
     }
 
-    /// Bytes of the buffer between [`AttendSplit`] and [`AttendCombine`].
+    /// Bytes of the buffer between [`AttendSplit`] and [`AttendCombine`](super::AttendCombine).
     pub fn partial_bytes(&self, split: Split, max_seqs: u32) -> u64 {
         (self.partial() * 4) as u64 * u64::from(self.heads * split.splits * max_seqs)
     }
 
     /// `out = value · sigmoid(gate)` for one head of one token, `value(column, width)`.
-    fn finish<'k>(
+    pub(super) fn finish<'k>(
         &self,
         b: &'k KernelBuilder,
         caps: &Caps,
@@ -410,65 +411,15 @@ impl Template for AttendSplit {
     fn cost(&self, _: &Caps) -> Cost {
         let part = (self.0.heads as usize * (self.0.wide() + 2) * 4) as f64;
         Cost {
-            activations_read: Split::each(self.0.q_cols() as f64 * self.0.dtype.size() as f64),
-            activations_written: Split::each(part),
+            activations_read: self.1.each(self.0.q_cols() as f64 * self.0.dtype.size() as f64),
+            activations_written: self.1.each(part),
             ..self.0.cost(1.0)
         }
     }
 }
 
-impl Template for AttendCombine {
-    fn name(&self) -> String {
-        format!("attend_combine_{}_{}", self.0.text(), self.1.text())
-    }
-
-    fn build(&self, b: &KernelBuilder, caps: &Caps, layout: &StepLayout) {
-        let (h, split) = (self.0, self.1);
-        let step = Step::new(b, layout);
-        let partial = b.input("partial", DType::F32);
-        let x = b.input("x", h.dtype);
-        let out = b.output("out", h.dtype);
-        let (wide, acc) = (h.wide(), b.shared("acc", DType::F32, h.wide() as u32));
-
-        let (seq, head) = (b.task() / h.heads, b.task() % h.heads);
-        let tile = step.tile(step.tiles_of(seq).0);
-        let used = split.used(tile.pos / PAGE + 1);
-        let at = |n| partial_at(&h, split, seq, head, n);
-        let [highest] = b.fold(0, used, 1, [b.f(f32::NEG_INFINITY)], |n, [m]| {
-            [m.max(b.load(partial, at(n) + wide))]
-        });
-        row::each(b, caps, wide, |i, w| b.store(acc, i, b.f(0.0).splat(w)));
-        let [total] = b.fold(0, used, 1, [b.f(0.0)], |n, [sum]| {
-            let factor = (b.load(partial, at(n) + wide) - highest).exp();
-            row::each(b, caps, wide, |i, w| {
-                let v = b.mul_add(b.load_vec(partial, at(n) + i, w), factor, b.load_vec(acc, i, w));
-                b.store(acc, i, v);
-            });
-            [b.mul_add(b.load(partial, at(n) + wide + 1), factor, sum)]
-        });
-        b.barrier();
-        h.finish(b, caps, (x, out), (tile.token, head), |i, w| b.load_vec(acc, i, w) / total);
-    }
-
-    fn tasks(&self, _: &Caps) -> Tasks {
-        Tasks { each: self.0.heads, times: Times::Step(Count::Seqs) }
-    }
-
-    fn cost(&self, caps: &Caps) -> Cost {
-        let q = self.0.q_cols() as usize * self.0.dtype.size();
-        // Every lane looks at each part's maximum, twice, and at its sum.
-        let part = self.0.heads as usize * (self.0.wide() + 3 * caps.lanes as usize) * 4;
-        Cost {
-            activations_read: per_token(q).and(Split::each(part as f64)),
-            activations_written: per_token(q),
-            flops: per_token(self.0.q_cols() as usize * 8),
-            ..Cost::default()
-        }
-    }
-}
-
 /// Where a split leaves a head's part.
-fn partial_at<'k>(
+pub(super) fn partial_at<'k>(
     h: &Heads,
     split: Split,
     seq: Expr<'k>,
@@ -579,7 +530,7 @@ impl Heads {
         });
     }
 
-    /// What a split found for `rows` heads from `head` on, for [`AttendCombine`].
+    /// What a split found for `rows` heads from `head` on, for [`AttendCombine`](super::AttendCombine).
     pub(super) fn leave<'k>(
         &self,
         b: &'k KernelBuilder,

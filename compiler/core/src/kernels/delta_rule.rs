@@ -163,9 +163,13 @@ impl<'k> Cx<'k> {
 
     /// Where the token's queries, keys and values of this head begin.
     pub fn columns(&self, token: Expr<'k>) -> [Expr<'k>; 3] {
+        self.columns_from(token * self.shape().channels())
+    }
+
+    /// The same in a row that begins at `row`.
+    pub fn columns_from(&self, row: Expr<'k>) -> [Expr<'k>; 3] {
         let DeltaShape { nk, dk, nv, dv } = self.shape();
         let key_head = self.head / (nv / nk);
-        let row = token * self.shape().channels();
         let q = row + key_head * dk;
         [q, q + nk * dk, row + 2 * nk * dk + self.head * dv]
     }

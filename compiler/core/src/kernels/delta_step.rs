@@ -1,197 +1,195 @@
-//! DeltaNet between its projections, for one token of each sequence, in one launch: the convolution with
-//! the norms of queries and keys, and the gated delta rule.
+//! DeltaNet between its projections, for one token of each sequence: norms of queries and keys, and the gated
+//! delta rule.
 //!
-//! A task of many lanes is one value head of one sequence. Value heads that share a key head each make its
-//! query and key again; the first of them keeps their inputs. Nobody reads what it writes: a new
-//! row of the history takes the place of one that no token looks back at any more.
+//! ```text
+//! delta_in:    norm, in-projections, convolution    ─▶ q, k, v and, untouched, z, b, a
+//! delta_step:  a task a panel of a head's state     ─▶ o · norm · silu(z), sums of squares of o
+//! delta_out:   heads to unit scale, out-projection, residual
+//! ```
+//!
+//! A head's state is read and written once. Its panels are tasks of their own, so that a few heads keep a
+//! whole GPU busy; what all columns of a head have in common, its root mean square, is left to the next launch.
 
 use super::delta_rule::Cx;
 use super::elementwise::per_token;
 use super::gpu::LANES;
-use super::gpu::delta_rule::{add_up, columns_of, widths};
-use super::step::{Step, Tile};
-use super::{DeltaConv, DeltaRule, Template, row};
-use q35_artifact::{Amount, Cost, Tasks};
-use q35_kernel::{Expr, KernelBuilder, Mem};
+use super::step::Step;
+use super::{DeltaRule, PANEL, Template, padded};
+use q35_artifact::{Amount, Cost, Tasks, Times};
+use q35_kernel::{Expr, KernelBuilder, Mem, ReduceOp};
 use q35_target::Caps;
-use q35_types::{DType, StepLayout};
+use q35_types::{Count, DType, StepLayout};
 
-/// `rule(conv(x))`, token by token.
+/// [`DeltaRule`] on rows of `[q | k | v]` before their norms, with z, b and a behind them.
 #[derive(Debug, Clone, PartialEq)]
 pub struct DeltaStep {
-    pub conv: DeltaConv,
     pub rule: DeltaRule,
+    /// Of the l2 norms, and what queries are multiplied by (spec 8.3).
+    pub l2_eps: f32,
+    pub scale: f32,
+}
+
+/// Columns of a panel, each with this many lanes, which share its rows.
+const WIDTH: u32 = PANEL as u32;
+const PARTS: u32 = LANES / WIDTH;
+
+impl DeltaStep {
+    /// Panels of a head, and so sums of squares.
+    pub fn panels(&self) -> u32 {
+        (padded(self.rule.shape.dv) / PANEL) as u32
+    }
+
+    /// Columns of a row of the result.
+    pub fn cols(&self) -> u32 {
+        self.rule.shape.nv * self.rule.shape.dv
+    }
 }
 
 impl Template for DeltaStep {
     fn name(&self) -> String {
-        format!("delta_step_{}_{}", self.conv.taps, self.rule.name().replace("delta_rule_", ""))
+        format!("delta_step_{}", self.rule.name().replace("delta_rule_", ""))
     }
 
     fn build(&self, b: &KernelBuilder, caps: &Caps, layout: &StepLayout) {
         let step = Step::new(b, layout);
-        let x = b.input("x", self.conv.x);
-        let taps = b.input("taps", DType::F32);
+        let x = b.input("x", self.rule.dtype);
         let [decay, dt_bias, norm] =
             ["decay", "dt_bias", "norm"].map(|name| b.input(name, DType::F32));
-        let history = b.state("history", DType::F32);
         let state = b.state("state", DType::F32);
-        let out = b.output("out", self.rule.dtype);
+        let squares = b.output("squares", DType::F32);
+        let out = b.output("out", DType::F32);
 
-        let shape = self.rule.shape;
-        let (seq, head) = (b.task() / shape.nv, b.task() % shape.nv);
-        let token = Token {
-            b,
-            caps,
-            conv: &self.conv,
-            x,
-            taps,
-            history,
-            tile: step.tile(step.tiles_of(seq).0),
-            slot: step.slot_of(seq),
-        };
-        // Queries, keys and values are made here, not read.
-        let qkv = x;
-        let cx = Cx { b, caps, d: &self.rule, qkv, x, decay, dt_bias, norm, state, out, head };
-        self.one(&token, &cx);
+        let (nv, panels) = (self.rule.shape.nv, self.panels());
+        let (seq, rest) = (b.task() / (nv * panels), b.task() % (nv * panels));
+        let (head, panel) = (rest / panels, rest % panels);
+        let cx = Cx { b, caps, d: &self.rule, qkv: x, x, decay, dt_bias, norm, state, out, head };
+        self.one(&cx, &step, seq, panel, squares);
     }
 
-    fn tasks(&self, caps: &Caps) -> Tasks {
-        self.rule.tasks(caps)
+    fn tasks(&self, _: &Caps) -> Tasks {
+        let each = self.rule.shape.nv * self.panels();
+        Tasks { each, times: Times::Step(Count::Seqs) }
     }
 
     fn cost(&self, _: &Caps) -> Cost {
-        let DeltaConv { nk, dk, nv, dv, taps, .. } = self.conv;
-        let [nk, dk, nv, dv, taps] = [nk, dk, nv, dv, taps].map(|n| n as usize);
-        let channels = self.conv.channels() as usize;
-        // Queries and keys are made for every value head.
-        let made = channels + 2 * dk * (nv - nk);
-        // Every lane fetches what the gates are made of.
-        let weights = (taps * made + 2 * nv * LANES as usize + nv * dv) * 4;
-        let history = ((taps - 1) * made + channels) * 4;
-        let state = 2 * nv * self.rule.shape.head_state() * 4;
-        // A token's inputs are read once more to be kept; then z, b and a.
-        let read = made + channels + nv * dv + 2 * nv * LANES as usize;
+        let shape = self.rule.shape;
+        let [dk, dv, nv] = [shape.dk, shape.dv, shape.nv].map(|n| n as usize);
+        let (panels, lanes) = (self.panels() as usize, LANES as usize);
+        let state = 2 * nv * shape.head_state() * 4;
+        // Every lane fetches the gates, what they are made of and its column's value; sixteen fetch the rest.
+        let weights = nv * panels * (2 * lanes + PANEL) * 4;
+        let read = nv * panels * (2 * dk + 3 * lanes + PANEL);
         Cost {
-            weights: Amount { once: weights as f64, ..Amount::default() },
-            state: Amount { per_seq: (history + state) as f64, ..Amount::default() },
-            activations_read: per_token(read * self.conv.x.size()),
-            activations_written: per_token(nv * dv * self.rule.dtype.size()),
-            flops: per_token(made * (2 * taps + 12) + nv * 7 * dk * dv),
+            weights: Amount { per_seq: weights as f64, ..Amount::default() },
+            state: Amount { per_seq: state as f64, ..Amount::default() },
+            activations_read: per_token(read * self.rule.dtype.size()),
+            activations_written: per_token((nv * dv + nv * panels) * 4),
+            flops: per_token(nv * 7 * dk * dv),
+            ..Cost::default()
         }
     }
 }
 
 impl DeltaStep {
-    fn one<'k>(&self, token: &Token<'k>, cx: &Cx<'k>) {
-        let (b, caps) = (token.b, token.caps);
-        let DeltaConv { nk, dk, nv, dv, .. } = self.conv;
-        let [q, k, o] =
-            [("q", dk), ("k", dk), ("o", dv)].map(|(n, len)| b.shared(n, DType::F32, len));
-        let key_head = cx.head / (nv / nk);
-        let first = (cx.head % (nv / nk)).eq(0);
-        let scales = [(q, b.i(0), self.conv.scale), (k, b.n((nk * dk) as usize), 1.0)];
-        for (mem, part, scale) in scales {
-            let col = part + key_head * dk;
-            let squares = row::sum(b, caps, dk as usize, |i, w| {
-                let u = token.convolve(col + i, w);
-                b.store(mem, i, u);
-                u * u
-            });
-            let factor = b.f(scale) / (squares + self.conv.eps).sqrt();
-            row::each(b, caps, dk as usize, |i, w| {
-                b.store(mem, i, b.load_vec(mem, i, w) * factor);
-            });
-            b.when(first, || token.keep(col, dk));
-        }
-        b.barrier();
+    fn one<'k>(&self, cx: &Cx<'k>, step: &Step<'k>, seq: Expr<'k>, panel: Expr<'k>, squares: Mem) {
+        let b = cx.b;
+        let shape = self.rule.shape;
+        let (dk, dv) = (shape.dk, shape.dv as i32);
+        let tile = step.tile(step.tiles_of(seq).0);
+        let slot = step.slot_of(seq);
+        let (column, part) = (b.lane() % WIDTH, b.lane() / WIDTH);
+        let at = panel * WIDTH + column;
+        let there = at.lt(dv);
+        let at = at.min(dv - 1);
 
-        let (g, beta) = cx.gates(token.tile.token);
+        // What is far away first.
+        let within = panel * (dk * WIDTH) + column;
+        let rows = Rows { b, dk, part };
+        let (from, fresh) = (cx.state_at(slot.max(0)) + within, slot.lt(0));
+        let old: Vec<Expr> = rows
+            .each()
+            .map(|(row, _)| fresh.select(0.0, b.load(cx.state, from + row * WIDTH)))
+            .collect();
+        let row = tile.token * self.rule.x_cols;
+        let [q_at, k_at, v_at] = cx.columns_from(row);
+        let value = there.select(b.load(cx.x, v_at + at), 0.0);
+        let (g, beta) = cx.gates(tile.token);
         let alpha = g.exp();
-        let values = cx.head * dv + 2 * nk * dk;
-        let widths = widths(dk as usize);
-        let part = |m, &(at, w): &(usize, u8)| b.load_vec(m, at, w);
-        let dot = |m, state: &[Expr<'k>]| {
-            add_up(widths.iter().zip(state).map(|(p, &s)| part(m, p) * s).collect())
+
+        let [q, k] = ["q", "k"].map(|name| b.shared(name, DType::F32, dk));
+        let zero = b.f(0.0).splat(4);
+        let [sums] = b.fold(b.lane(), dk, LANES, [zero], |i, [sums]| {
+            let (u, v) = (b.load(cx.x, q_at + i), b.load(cx.x, k_at + i));
+            b.store(q, i, u);
+            b.store(k, i, v);
+            [sums + b.vector(&[u * u, v * v, u * v, b.f(0.0)])]
+        });
+        let sums = b.group(ReduceOp::Sum, sums);
+        b.barrier();
+        let factor = |n, scale: f32| b.f(scale) / (sums.extract(n) + self.l2_eps).sqrt();
+        let (q_scale, k_scale) = (factor(0, self.scale), factor(1, 1.0));
+
+        // k · S and q · S, of each lane's rows and then of all.
+        let dot = |mem: Mem| {
+            let terms =
+                rows.each().zip(&old).map(|((row, there), &s)| (rows.of(mem, row, there), s));
+            terms.fold(b.f(0.0), |sum, (v, s)| b.mul_add(v, s, sum))
         };
-        for (column, mine) in columns_of(b, dv) {
-            let from = cx.column_at(token.slot.max(0), column);
-            let state = cx.read_column(from, token.slot.lt(0), &widths);
-            let v = token.convolve(values + column, 1);
-            let error = (v - dot(k, &state) * alpha) * beta;
-            let rows = widths.iter().zip(&state);
-            let new: Vec<Expr> =
-                rows.map(|(p, &s)| b.mul_add(part(k, p), error, s * alpha)).collect();
-            b.when(mine, || b.store(o, column, dot(q, &new)));
-            b.when(token.tile.slot.ge(0).and(mine), || {
-                cx.write_column(cx.column_at(token.tile.slot, column), &widths, &new);
+        let partial = b.shared("partial", DType::F32, 2 * LANES);
+        b.store(partial, b.lane(), dot(k));
+        b.store(partial, b.lane() + LANES, dot(q));
+        b.barrier();
+        let total = |first: u32| {
+            let parts = (0..PARTS).map(|n| b.load(partial, column + (first + n * WIDTH)));
+            parts.reduce(|a, b| a + b).expect("there are parts")
+        };
+        let (read, result) = (total(0) * k_scale, total(LANES) * q_scale);
+        let error = (value - read * alpha) * beta;
+        let o = b.mul_add(sums.extract(2) * q_scale * k_scale, error, result * alpha);
+
+        let error = error * k_scale;
+        let to = cx.state_at(tile.slot.max(0)) + within;
+        for ((row, there), &s) in rows.each().zip(&old) {
+            let new = b.mul_add(b.load(k, row), error, s * alpha);
+            let kept = tile.slot.ge(0);
+            b.when(there.map_or(kept, |t| kept.and(t)), || {
+                b.store(cx.state, to + row * WIDTH, new)
             });
         }
-        token.keep(values, dv);
-        b.barrier();
-        cx.finish(o, b.i(0), token.tile.token);
-    }
-}
-
-/// One sequence's token and what came before it.
-struct Token<'k> {
-    b: &'k KernelBuilder,
-    caps: &'k Caps,
-    conv: &'k DeltaConv,
-    x: Mem,
-    taps: Mem,
-    history: Mem,
-    tile: Tile<'k>,
-    slot: Expr<'k>,
-}
-
-impl<'k> Token<'k> {
-    fn input(&self, c: Expr<'k>, w: u8) -> Expr<'k> {
-        self.b.load_vec(self.x, self.tile.token * self.conv.x_cols + c, w)
-    }
-
-    /// The inputs of the token `back` places before.
-    fn past(&self, back: u32, c: Expr<'k>, w: u8) -> Expr<'k> {
-        let b = self.b;
-        let position = self.tile.pos - back;
-        let [v] = b.choose(
-            self.slot.lt(0).or(position.lt(0)),
-            || [b.f(0.0).splat(w)],
-            || [b.load_vec(self.history, self.conv.ring(self.slot, position) + c, w)],
-        );
-        v
-    }
-
-    /// Convolution and silu of `w` channels.
-    fn convolve(&self, c: Expr<'k>, w: u8) -> Expr<'k> {
-        let (b, taps) = (self.b, self.conv.taps);
-        let tap = |j: u32| b.load_vec(self.taps, c + j * self.conv.channels(), w);
-        let row = |j: u32| match taps - 1 - j {
-            0 => self.input(c, w),
-            back => self.past(back, c, w),
-        };
-        let first = row(0) * tap(0);
-        (1..taps).fold(first, |sum, j| b.mul_add(row(j), tap(j), sum)).silu()
-    }
-
-    /// Keep `len` columns from `col` on; in another slot than the token's own, with those before.
-    fn keep(&self, col: Expr<'k>, len: u32) {
-        let (b, to) = (self.b, self.tile.slot);
-        b.when(to.ge(0), || {
-            let elsewhere = to.ne(self.slot);
-            row::each(b, self.caps, len as usize, |i, w| {
-                let c = col + i;
-                b.store(self.history, self.conv.ring(to, self.tile.pos) + c, self.input(c, w));
-                b.when(elsewhere, || {
-                    for back in 1..self.conv.taps {
-                        let position = self.tile.pos - back;
-                        b.when(position.ge(0), || {
-                            let at = self.conv.ring(to, position) + c;
-                            b.store(self.history, at, self.past(back, c, w));
-                        });
-                    }
-                });
+        let all = b.cluster(ReduceOp::Sum, o * o, WIDTH);
+        b.when(part.eq(0), || {
+            let head = tile.token * shape.nv + cx.head;
+            b.when(column.eq(0), || b.store(squares, head * self.panels() + panel, all));
+            b.when(there, || {
+                let gate = b.load(cx.x, row + self.rule.z + cx.head * dv + at).silu();
+                b.store(cx.out, head * dv + at, o * b.load(cx.norm, at) * gate);
             });
         });
+    }
+}
+
+/// Rows of the state that a lane has, every eighth, so that a round of all lanes is contiguous.
+struct Rows<'k> {
+    b: &'k KernelBuilder,
+    dk: u32,
+    part: Expr<'k>,
+}
+
+impl<'k> Rows<'k> {
+    /// Each, and whether there is such a row where that is not certain; a row that is not is the last.
+    fn each(&self) -> impl Iterator<Item = (Expr<'k>, Option<Expr<'k>>)> {
+        let (dk, part) = (self.dk as i32, self.part);
+        (0..self.dk.div_ceil(PARTS)).map(move |n| {
+            let row = part + n * PARTS;
+            match (n + 1) * PARTS <= dk as u32 {
+                true => (row, None),
+                false => (row.min(dk - 1), Some(row.lt(dk))),
+            }
+        })
+    }
+
+    fn of(&self, mem: Mem, row: Expr<'k>, there: Option<Expr<'k>>) -> Expr<'k> {
+        let v = self.b.load(mem, row);
+        there.map_or(v, |t| t.select(v, 0.0))
     }
 }

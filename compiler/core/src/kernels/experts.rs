@@ -298,6 +298,8 @@ impl ExpertLinear {
             n: self.n,
             k: self.cols,
             norm: None,
+            heads: None,
+            slice: None,
             up: match self.act {
                 Act::None => None,
                 Act::SwiGlu { up } => Some(up / PANEL as u32),

@@ -60,6 +60,11 @@ impl Linear {
         if self.norm.is_some() && self.act == Act::None { 2 } else { 1 }
     }
 
+    /// The first panel of such a task, and how many it has.
+    pub(super) fn panels<'k>(&self, task: Expr<'k>) -> (Expr<'k>, u32) {
+        (task * self.task_panels(), self.task_panels())
+    }
+
     fn up_panel(&self) -> Option<u32> {
         match self.act {
             Act::None => None,
@@ -68,7 +73,7 @@ impl Linear {
     }
 
     /// One task of many lanes.
-    fn on_lanes<'k>(
+    pub(super) fn on_lanes<'k>(
         &self,
         p: &Product<'k>,
         task: Expr<'k>,
@@ -88,12 +93,11 @@ impl Linear {
             let (block, column) = (task / columns, task % columns);
             p.tile(block * TILE, column * (TILE / PANEL as u32), &source, &put);
         } else {
-            let panels = (task * self.task_panels(), self.task_panels());
-            p.split(scratch(), panels, &source, &|row, col, v| put(row, col, v, 1));
+            p.split(scratch(), self.panels(task), &source, &|row, col, v| put(row, col, v, 1));
         }
     }
 
-    fn product<'k>(
+    pub(super) fn product<'k>(
         &self,
         b: &'k KernelBuilder,
         caps: &'k Caps,
@@ -108,6 +112,8 @@ impl Linear {
             n: self.n,
             k: self.k,
             norm: norm.zip(self.norm),
+            heads: None,
+            slice: None,
             up: self.up_panel(),
             begin: b.i(0),
             end,
@@ -223,52 +229,5 @@ impl Template for Linear {
             flops: amount(2 * parts * n * k),
             ..Cost::default()
         }
-    }
-}
-
-/// Two products of one input, in one launch of many lanes: for a few rows, where each by itself would be little.
-#[derive(Debug, Clone, PartialEq)]
-pub struct LinearPair {
-    pub first: Linear,
-    pub second: Linear,
-}
-
-impl Template for LinearPair {
-    fn name(&self) -> String {
-        format!("{}_and_{}", self.first.name(), self.second.name().replace("linear_", ""))
-    }
-
-    fn build(&self, b: &KernelBuilder, caps: &Caps, layout: &StepLayout) {
-        let LinearPair { first, second } = self;
-        let step = Step::new(b, layout);
-        let x = b.input("x", first.x);
-        let norm = first.norm.map(|_| b.input("norm", DType::F32));
-        let [weight, other_weight] =
-            [("weight", first), ("other_weight", second)].map(|(n, l)| b.input(n, l.weight));
-        let [out, other_out] =
-            [("out", first), ("other_out", second)].map(|(n, l)| b.output(n, l.out));
-        let scratch = Scratch::new(b, first.k);
-        let own = first.tasks(caps).each as i32;
-        let rows = step.count(first.rows);
-        b.when_else(
-            b.task().lt(own),
-            || {
-                let product = first.product(b, caps, (x, norm, weight), rows);
-                first.on_lanes(&product, b.task(), || scratch, None, out);
-            },
-            || {
-                let product = second.product(b, caps, (x, norm, other_weight), rows);
-                second.on_lanes(&product, b.task() - own, || scratch, None, other_out);
-            },
-        );
-    }
-
-    fn tasks(&self, caps: &Caps) -> Tasks {
-        let each = self.first.tasks(caps).each + self.second.tasks(caps).each;
-        Tasks { each, times: Times::Once }
-    }
-
-    fn cost(&self, caps: &Caps) -> Cost {
-        self.first.cost(caps).and(self.second.cost(caps))
     }
 }

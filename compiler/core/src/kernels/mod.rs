@@ -11,9 +11,11 @@
 //! One lane runs a task (a CPU); the heavy work of all of them is
 //! [`KernelBuilder::panel_dot`], whose operands the packed layouts are made for.
 
+mod attend_combine;
 mod attend_step;
 mod attention;
 mod delta_conv;
+mod delta_in;
 mod delta_rule;
 mod delta_step;
 mod elementwise;
@@ -24,20 +26,24 @@ mod mixture;
 pub mod page;
 mod panels;
 mod qk_rope;
+mod router;
 mod row;
 mod sample;
 mod step;
 
+pub use attend_combine::AttendCombine;
 pub use attend_step::AttendStep;
-pub use attention::{AttendCombine, AttendPrefill, AttendSplit, Heads, Split};
+pub use attention::{AttendPrefill, AttendSplit, Heads, Split};
 pub use delta_conv::DeltaConv;
+pub use delta_in::{DeltaIn, DeltaOut};
 pub use delta_rule::{DeltaRule, DeltaShape};
 pub use delta_step::DeltaStep;
 pub use elementwise::{Embed, Gather, RmsNorm, RopeTable};
 pub use experts::{ExpertCombine, ExpertGroups, ExpertLinear, TopK};
-pub use linear::{Act, Linear, LinearPair};
+pub use linear::{Act, Linear};
 pub use mixture::{Mixture, MixtureDown, MixtureUp};
 pub use qk_rope::QkRope;
+pub use router::MixtureRouter;
 pub use sample::{LogitsAt, MergeLikeliest, SliceLikeliest};
 
 use q35_artifact::{Cost, Tasks};
@@ -73,9 +79,9 @@ macro_rules! specs {
     };
 }
 specs! {
-    Embed, Gather, RmsNorm, RopeTable, Linear, LinearPair, DeltaConv, DeltaRule, QkRope,
-    AttendPrefill, AttendSplit, AttendCombine, AttendStep, DeltaStep, TopK, ExpertGroups,
-    ExpertLinear, ExpertCombine, MixtureUp, MixtureDown, SliceLikeliest, MergeLikeliest, LogitsAt,
+    Embed, Gather, RmsNorm, RopeTable, Linear, DeltaConv, DeltaRule, QkRope,
+    AttendPrefill, AttendSplit, AttendCombine, AttendStep, DeltaIn, DeltaStep, DeltaOut, TopK, ExpertGroups,
+    ExpertLinear, ExpertCombine, MixtureRouter, MixtureUp, MixtureDown, SliceLikeliest, MergeLikeliest, LogitsAt,
 }
 
 impl Spec {

@@ -1,7 +1,7 @@
 //! Which nodes are computed by launches of others, when decoding on many lanes.
 //!
 //! ```text
-//! delta_conv, delta_rule                        one launch
+//! norm_matmul, delta_conv, …, matmul_add        three launches
 //! qk_rope, gated_attention                      one launch, and one that joins its splits
 //! rms_norm, router, top_k, …, expert_combine    three launches
 //! ```
@@ -17,8 +17,8 @@ use std::collections::{HashMap, HashSet};
 /// What the launches of a node compute besides it.
 #[derive(Debug, Clone, Copy)]
 pub enum Fused {
-    /// `delta_rule` and this `delta_conv`.
-    Delta { conv: Value },
+    /// `matmul_add` of a `delta_rule` and all from the in-projection on.
+    Delta { input: Value, conv: Value, rule: Value },
     /// `gated_attention` and this `qk_rope`.
     Attention { rope: Value },
     /// `expert_combine` and all from the norm on.
@@ -57,8 +57,8 @@ impl Fusions {
         let look = Look { graph, uses: graph.uses() };
         let mut all = Fusions::default();
         for v in graph.values() {
-            if let Some(conv) = look.delta(v) {
-                all.add(v, Fused::Delta { conv }, &[conv]);
+            if let Some([input, conv, rule]) = look.delta(v) {
+                all.add(v, Fused::Delta { input, conv, rule }, &[input, conv, rule]);
             }
             if let Some(rope) = look.attention(v)
                 && AttendStep::fits(&heads(v))
@@ -105,10 +105,13 @@ impl Look<'_> {
         self.uses[v.0 as usize] == times
     }
 
-    fn delta(&self, root: Value) -> Option<Value> {
-        let (Op::DeltaRule { .. }, &[conv, x, ..]) = self.at(root) else { return None };
-        let (Op::DeltaConv { .. }, &[x2, _]) = self.at(conv) else { return None };
-        (x == x2 && self.used(conv, 1)).then_some(conv)
+    fn delta(&self, root: Value) -> Option<[Value; 3]> {
+        let (Op::MatMulAdd {}, &[rule, ..]) = self.at(root) else { return None };
+        let (Op::DeltaRule { .. }, &[conv, input, ..]) = self.at(rule) else { return None };
+        let (Op::DeltaConv { .. }, &[input2, _]) = self.at(conv) else { return None };
+        let (Op::NormMatMul { .. }, _) = self.at(input) else { return None };
+        let private = self.used(rule, 1) && self.used(conv, 1) && self.used(input, 2);
+        (input == input2 && private).then_some([input, conv, rule])
     }
 
     fn attention(&self, root: Value) -> Option<Value> {

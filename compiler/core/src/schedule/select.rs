@@ -231,8 +231,7 @@ impl Cx<'_> {
             Op::Likeliest { k } => {
                 let vocab = self.cols(args[0]);
                 let lists = SliceLikeliest { vocab, k };
-                let temp = Source::Temp(self.out.temps.len());
-                self.out.temps.push(lists.bytes(self.limits.max_batch));
+                let temp = self.temp(lists.bytes(self.limits.max_batch));
                 self.launch_with(lists, vec![self.source(args[0])], temp);
                 self.launch_with(MergeLikeliest { vocab, k }, vec![temp], Source::Value(v));
             }
@@ -370,7 +369,9 @@ impl Cx<'_> {
             gate,
             tokens: self.limits.max_batch,
             dtype: self.ty(v).dtype,
-            weights: [parts.up, parts.down, parts.shared_down].map(|of| weight(of).dtype),
+            weights: [parts.up, parts.down, parts.shared_up, parts.shared_down]
+                .map(|of| weight(of).dtype),
+            eps: parts.eps,
         }
     }
 
@@ -378,16 +379,8 @@ impl Cx<'_> {
     fn fused(&mut self, v: Value, fused: Fused) {
         let args = self.graph.node(v).operands.as_slice();
         match (fused, self.graph.node(v).op) {
-            (Fused::Delta { conv }, Op::DeltaRule { state, .. }) => {
-                let Op::DeltaConv { state: history, .. } = self.graph.node(conv).op else {
-                    panic!("the convolution of a delta rule")
-                };
-                let spec = DeltaStep { conv: self.delta_conv(conv), rule: self.delta_rule(v) };
-                let taps = self.graph.node(conv).operands[1];
-                let inputs = [args[1], taps, args[2], args[3], args[4]];
-                let mut sources: Vec<Source> = inputs.map(|a| self.source(a)).to_vec();
-                sources.extend([Source::State(history, 0), Source::State(state, 0)]);
-                self.launch_with(spec, sources, Source::Value(v));
+            (Fused::Delta { input, conv, rule }, Op::MatMulAdd {}) => {
+                self.delta_launches(v, [input, conv, rule]);
             }
             (Fused::Attention { rope }, Op::GatedAttention { state, .. }) => {
                 let heads = self.heads(v);
@@ -406,6 +399,54 @@ impl Cx<'_> {
         }
     }
 
+    fn delta_launches(&mut self, v: Value, [input, conv, rule]: [Value; 3]) {
+        let operands = |v: Value| self.graph.node(v).operands.as_slice();
+        let (
+            Op::NormMatMul { eps, .. },
+            Op::DeltaConv { state: history, .. },
+            Op::DeltaRule { state, .. },
+        ) = (self.graph.node(input).op, self.graph.node(conv).op, self.graph.node(rule).op)
+        else {
+            panic!("DeltaNet has all three")
+        };
+        let (&[x, norm, weight], &[_, taps]) = (operands(input), operands(conv)) else {
+            panic!("their operands")
+        };
+        let convolution = self.delta_conv(conv);
+        let linear = self.linear(x, weight, input, Some(eps), Act::None);
+        let spec = DeltaIn { linear, conv: convolution.clone() };
+        let mut sources: Vec<Source> = [x, norm, weight, taps].map(|a| self.source(a)).to_vec();
+        sources.push(Source::State(history, 0));
+        self.launch_with(spec, sources, Source::Value(input));
+
+        let DeltaConv { eps: l2_eps, scale, .. } = convolution;
+        let spec = DeltaStep { rule: self.delta_rule(rule), l2_eps, scale };
+        let floats = |n: u32| u64::from(n * self.limits.max_batch) * 4;
+        let sizes = [spec.rule.shape.nv * spec.panels(), spec.cols()].map(floats);
+        let [squares, out] = sizes.map(|bytes| self.temp(bytes));
+        let &[_, _, decay, dt_bias, gated_norm] = operands(rule) else { panic!("its operands") };
+        let mut sources: Vec<Source> =
+            [input, decay, dt_bias, gated_norm].map(|a| self.source(a)).to_vec();
+        sources.extend([Source::State(state, 0), squares]);
+        self.launch_with(spec.clone(), sources, out);
+
+        let &[_, weight, residual] = operands(v) else { panic!("its operands") };
+        let linear = self.linear(rule, weight, v, None, Act::None);
+        let spec = DeltaOut {
+            linear: Linear { x: DType::F32, residual: true, ..linear },
+            width: spec.rule.shape.dv,
+            parts: spec.panels(),
+            eps: spec.rule.eps,
+        };
+        let sources = vec![out, squares, self.source(weight), self.source(residual)];
+        self.launch_with(spec, sources, Source::Value(v));
+    }
+
+    fn temp(&mut self, bytes: u64) -> Source {
+        self.out.temps.push(bytes);
+        Source::Temp(self.out.temps.len() - 1)
+    }
+
     fn mixture_launches(&mut self, v: Value, p: &Parts) {
         let of = self.mixture(v, p);
         let weight = |of: Value| self.graph.node(of).operands[1];
@@ -414,24 +455,29 @@ impl Cx<'_> {
         else {
             panic!("a mixture has both")
         };
-        let act = Act::SwiGlu { up: shared_up };
-        let first = self.linear(p.x, weight(p.router), p.router, Some(p.eps), Act::None);
-        let second = self.linear(p.x, weight(p.shared_up), p.shared_up, Some(p.eps), act);
-        let inputs = [p.x, p.norm, weight(p.router), weight(p.shared_up), p.router];
-        self.launch(LinearPair { first, second }, &inputs, p.shared_up);
-        let inputs = [p.x, p.norm, p.router, weight(p.up), p.groups];
-        self.launch(MixtureUp { of, eps: p.eps, up }, &inputs, p.up);
+        let router = weight(p.router);
+        let logits = self.temp(of.logits_bytes());
+        let weights = self.temp(of.weights_bytes());
+        let inputs = [p.x, p.norm, router].map(|v| self.source(v)).to_vec();
+        let spec = MixtureRouter { of, weight: self.weight(router).dtype };
+        self.launch_with(spec, inputs, logits);
+        let [x, norm, experts, shared, groups, shared_out] =
+            [p.x, p.norm, weight(p.up), weight(p.shared_up), p.groups, p.shared_up]
+                .map(|v| self.source(v));
+        let args = vec![x, norm, logits, experts, shared, groups, weights, shared_out];
+        self.launch_with(MixtureUp { of, up, shared_up }, args, Source::Value(p.up));
         let residual = self.graph.node(v).operands[4];
-        let weights = [weight(p.down), weight(p.shared_down)];
-        let inputs = [p.up, p.shared_up, p.router, p.groups, weights[0], weights[1], residual];
-        self.launch(MixtureDown { of }, &inputs, v);
+        let [up, shared_up, groups, experts, shared, residual] =
+            [p.up, p.shared_up, p.groups, weight(p.down), weight(p.shared_down), residual]
+                .map(|v| self.source(v));
+        let args = vec![up, shared_up, groups, weights, experts, shared, residual];
+        self.launch_with(MixtureDown { of }, args, Source::Value(v));
     }
 
     /// How long sequences are shared out, and memory for what the tasks leave.
     fn split(&mut self, h: Heads) -> (Split, Source) {
-        let split = Split::of(self.limits.step().max_pages);
-        let partial = Source::Temp(self.out.temps.len());
-        self.out.temps.push(h.partial_bytes(split, self.limits.max_batch));
+        let split = Split::of(self.limits.step().max_pages, self.lanes);
+        let partial = self.temp(h.partial_bytes(split, self.limits.max_batch));
         (split, partial)
     }
 

@@ -55,6 +55,7 @@ pub fn module(kernel: &Kernel, (version, arch): (&str, &str)) -> Result<String, 
     let body = lowering.f.finish();
     let params = parameters(kernel);
     let Kernel { name, lanes, .. } = kernel;
+    // One block is enough: asked for nothing, ptxas spills registers to make room for another.
     Ok(format!(
         ".version {version}
 .target {arch}
@@ -64,6 +65,7 @@ pub fn module(kernel: &Kernel, (version, arch): (&str, &str)) -> Result<String, 
 {params}
 )
 .reqntid {lanes}, 1, 1
+.minnctapersm 1
 {{
 {body}}}
 "

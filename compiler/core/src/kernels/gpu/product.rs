@@ -17,11 +17,38 @@ pub struct Product<'k> {
     pub k: u32,
     /// Weight and eps of an RMSNorm of `x`; only for a few rows.
     pub norm: Option<(Mem, f32)>,
+    /// For a few rows: `x` in heads that are still to be normalised.
+    pub heads: Option<Heads>,
+    /// For a few rows: only these columns of `x`, from one on. Sums of slices are added up elsewhere, and only
+    /// then normalised: those of squares are stored as one more column.
+    pub slice: Option<(Expr<'k>, u32)>,
     /// Panel of the second factor of a SwiGLU.
     pub up: Option<u32>,
     /// Rows that are wanted.
     pub begin: Expr<'k>,
     pub end: Expr<'k>,
+}
+
+/// Rows in heads of so many columns, each to be divided by its root mean square. Whoever made them has left
+/// `parts` sums of squares for each head.
+#[derive(Clone, Copy)]
+pub struct Heads {
+    pub squares: Mem,
+    pub width: u32,
+    pub parts: u32,
+    pub eps: f32,
+}
+
+impl Heads {
+    /// What the head with the element at `at` is multiplied by.
+    fn scale<'k>(&self, b: &'k KernelBuilder, at: Expr<'k>) -> Expr<'k> {
+        let first = at / self.width * self.parts;
+        let width = if self.parts.is_multiple_of(4) { 4 } else { 1 };
+        let sums = (0..self.parts / width)
+            .map(|n| b.load_vec(self.squares, first + n * width, width as u8));
+        let squares = sums.reduce(|a, b| a + b).expect("a head has parts").sum();
+        b.f(1.0) / (squares / self.width as f32 + self.eps).sqrt()
+    }
 }
 
 /// Columns that a lane takes of a panel.
@@ -35,11 +62,15 @@ const ROWS: u32 = 4;
 const STAGED: u32 = 4096;
 /// Sums that lanes hand each other at once: of two rows, two panels each.
 const JOINED: u32 = 4;
-/// Numbers of one of them. A row is one longer than a panel, so that columns fall into different banks.
-const PARTIAL: u32 = SPLIT * STRIDE;
-const STRIDE: u32 = PANEL as u32 + 1;
-/// Lanes that sum up a column; no subgroup has fewer.
+/// Numbers of one of them. The two halves of a panel alternate, in rows of two numbers more, and each
+/// quarter of the rows begins eight banks after the one before: what the lanes of a subgroup write at once, and what
+/// they read at once, falls into different banks.
+const PARTIAL: u32 = SPLIT * STRIDE + CLUSTER * SKEW;
+const STRIDE: u32 = PANEL as u32 + 2;
+const SKEW: u32 = 8;
+/// Lanes that sum up a column, a quarter of the slices each; no subgroup has fewer.
 const CLUSTER: u32 = 4;
+const QUARTER: u32 = SPLIT / CLUSTER;
 /// Rows and columns of a tile, and how much of `k` is staged at once.
 pub const TILE: u32 = 64;
 const DEPTH: u32 = 16;
@@ -107,18 +138,20 @@ impl<'k> Product<'k> {
             Some(up) => vec![first, first + up],
             None => (0..count).map(|i| (first + i).min(last)).collect(),
         };
-        let piece = (STAGED / rows).min(self.k);
+        let (begin, len) = self.columns();
+        let piece = self.staged(rows);
         let zero = |width| b.f(0.0).splat(width);
         let products = vec![zero(PART as u8); from.len() * panels.len()];
         let squares = vec![zero(self.width()); from.len()];
-        let sums = if piece == self.k {
+        let sums = if piece == len {
             let sums = Sums { products, squares };
-            self.piece(scratch, &from, &panels, (b.i(0), b.n(self.k as usize)), sums)
+            self.piece(scratch, &from, &panels, (begin, b.n(len as usize)), sums)
         } else {
             let carried = [products, squares].concat();
             let products = from.len() * panels.len();
-            let mut sums = b.fold_vec(0, self.k, piece, carried, |start, mut carried| {
-                let len = (b.n(self.k as usize) - start).min(piece as i32);
+            let end = begin + len as i32;
+            let mut sums = b.fold_vec(begin, end, piece, carried, |start, mut carried| {
+                let len = (end - start).min(piece as i32);
                 let squares = carried.split_off(products);
                 let sums = Sums { products: carried, squares };
                 let Sums { products, squares } =
@@ -128,10 +161,26 @@ impl<'k> Product<'k> {
             let squares = sums.split_off(products);
             Sums { products: sums, squares }
         };
-        let scales = self.scales(scratch, &sums.squares);
+        let totals = self.totals(scratch, &sums.squares);
+        let scales: Vec<Expr> = match (self.norm, self.slice) {
+            (Some((_, eps)), None) => {
+                let scale = |&total: &Expr<'k>| b.f(1.0) / (total / self.k as f32 + eps).sqrt();
+                totals.iter().map(scale).collect()
+            }
+            _ => vec![],
+        };
+        if self.slice.is_some() {
+            b.when(first.eq(0).and(b.lane().eq(0)), || {
+                for (r, &total) in totals.iter().enumerate() {
+                    let here = row + r as i32;
+                    b.when(here.lt(self.end), || store(here, b.i(self.n as i32), total));
+                }
+            });
+        }
 
         // Two rows at a time, half of the lanes each.
-        let (half, column) = (b.lane() / (LANES / 2), b.lane() % (LANES / 2) / CLUSTER);
+        let (half, place) = (b.lane() / (LANES / 2), b.lane() % (LANES / 2) / CLUSTER);
+        let column = place % 2 * PART + place / 2;
         let mine = (b.lane() % CLUSTER).eq(0);
         for (pair, sums) in sums.products.chunks(2 * panels.len()).enumerate() {
             let totals = self.join(scratch, sums, panels.len());
@@ -156,10 +205,22 @@ impl<'k> Product<'k> {
         }
     }
 
-    /// Of each row, what its normalisation multiplies by; nothing without a norm.
-    fn scales(&self, scratch: Scratch, squares: &[Expr<'k>]) -> Vec<Expr<'k>> {
+    /// The columns of `x` that are summed: where they begin, and how many.
+    fn columns(&self) -> (Expr<'k>, u32) {
+        self.slice.unwrap_or((self.b.i(0), self.k))
+    }
+
+    /// How many of them are staged at once, of so many rows.
+    fn staged(&self, rows: u32) -> u32 {
+        (STAGED / rows).min(self.columns().1)
+    }
+
+    /// Of each row, the sum of all lanes' squares; nothing without a norm.
+    fn totals(&self, scratch: Scratch, squares: &[Expr<'k>]) -> Vec<Expr<'k>> {
         let (b, rows) = (self.b, squares.len());
-        let Some((_, eps)) = self.norm else { return vec![] };
+        if self.norm.is_none() {
+            return vec![];
+        }
         let Scratch(mem) = scratch;
         let own: Vec<Expr> = squares.iter().map(|s| s.sum()).collect();
         let own = b.cluster(ReduceOp::Sum, b.vector(&own), CLUSTER);
@@ -171,11 +232,7 @@ impl<'k> Product<'k> {
         let [total] = b.fold(0, LANES / CLUSTER, 1, [zero], |i, [total]| {
             [total + b.load_vec(mem, i * rows, rows as u8)]
         });
-        let scale = |r| {
-            let mean = total.extract(r as u8) / self.k as f32;
-            b.f(1.0) / (mean + eps).sqrt()
-        };
-        (0..rows).map(scale).collect()
+        (0..rows).map(|r| total.extract(r as u8)).collect()
     }
 
     /// Adds the products of `len` columns of `x` from `start` on.
@@ -189,7 +246,7 @@ impl<'k> Product<'k> {
     ) -> Sums<'k> {
         let (b, width) = (self.b, self.width());
         let Scratch(mem) = scratch;
-        let stride = (STAGED / from.len() as u32).min(self.k) as i32;
+        let stride = self.staged(from.len() as u32) as i32;
         // Others may still read what was staged before.
         b.barrier();
         let round = LANES * u32::from(width);
@@ -201,7 +258,9 @@ impl<'k> Product<'k> {
                 if self.norm.is_some() {
                     *square = b.mul_add(x, x, *square);
                 }
-                b.store(mem, i + r as i32 * stride, norm.map_or(x, |n| x * n));
+                let x = norm.map_or(x, |n| x * n);
+                let x = self.heads.map_or(x, |h| x * h.scale(b, at + start + i));
+                b.store(mem, i + r as i32 * stride, x);
             }
             squares
         });
@@ -228,12 +287,17 @@ impl<'k> Product<'k> {
 
     /// Elements of `x` that a lane stages at once.
     fn width(&self) -> u8 {
-        let fits = |w: &u8| self.k.is_multiple_of(u32::from(*w)) && *w <= self.caps.vector;
+        let heads = self.heads.map_or(self.k, |h| h.width);
+        let fits = |w: &u8| {
+            let w = u32::from(*w);
+            let whole = [self.k, heads, self.columns().1].iter().all(|len| len.is_multiple_of(w));
+            whole && w <= u32::from(self.caps.vector)
+        };
         [4, 2].into_iter().find(fits).unwrap_or(1)
     }
 
     /// Sums over all slices of one row or two, of each of `panels`: of the first row in the lower half of the
-    /// lanes, of the second in the upper, where `CLUSTER` lanes each get a column's.
+    /// lanes, of the second in the upper, where `CLUSTER` lanes each get a column's, in the order of [`PARTIAL`].
     fn join(&self, scratch: Scratch, sums: &[Expr<'k>], panels: usize) -> Vec<Expr<'k>> {
         let b = self.b;
         let Scratch(mem) = scratch;
@@ -241,16 +305,17 @@ impl<'k> Product<'k> {
         b.barrier();
         for (n, sum) in sums.iter().enumerate() {
             for i in 0..PART as u8 {
-                let at = slice * STRIDE + part * PART + i32::from(i);
+                let at = slice * STRIDE + slice / QUARTER * SKEW + part + 2 * i32::from(i);
                 b.store(mem, at + n as u32 * PARTIAL, sum.extract(i));
             }
         }
         b.barrier();
         let half = if sums.len() > panels { b.lane() / (LANES / 2) } else { b.i(0) };
-        let (column, first) = (b.lane() % (LANES / 2) / CLUSTER, b.lane() % CLUSTER);
+        let (place, quarter) = (b.lane() % (LANES / 2) / CLUSTER, b.lane() % CLUSTER);
+        let first = quarter * (QUARTER * STRIDE + SKEW) + place;
         let total = |p: usize| {
-            let from = (half * panels + p) * PARTIAL + column;
-            let [total] = b.fold(first, SPLIT, CLUSTER, [b.f(0.0)], |slice, [total]| {
+            let from = (half * panels + p) * PARTIAL + first;
+            let [total] = b.fold(0, QUARTER, 1, [b.f(0.0)], |slice, [total]| {
                 [total + b.load(mem, from + slice * STRIDE)]
             });
             b.cluster(ReduceOp::Sum, total, CLUSTER)
