@@ -18,7 +18,7 @@ use super::experts::{active, pair, start};
 use super::gpu::LANES;
 use super::gpu::product::{Product, Scratch};
 use super::step::Step;
-use super::{PANEL, Template, letter, padded};
+use super::{Norm, PANEL, Template, letter, padded};
 use q35_artifact::{Amount, Cost, Tasks, Times};
 use q35_kernel::{Expr, KernelBuilder, Mem, ReduceOp};
 use q35_target::Caps;
@@ -66,7 +66,7 @@ impl Mixture {
 #[derive(Debug, Clone, PartialEq)]
 pub struct MixtureUp {
     pub of: Mixture,
-    pub eps: f32,
+    pub norm: Norm,
     /// Row of the weights at which up begins.
     pub up: u32,
 }
@@ -79,14 +79,14 @@ pub struct MixtureDown {
 
 impl Template for MixtureUp {
     fn name(&self) -> String {
-        format!("mixture_up_{}", self.of.text())
+        format!("mixture_up_{}_{}", self.of.text(), self.norm.text())
     }
 
     fn build(&self, b: &KernelBuilder, caps: &Caps, layout: &StepLayout) {
         let of = &self.of;
         let step = Step::new(b, layout);
         let x = b.input("x", of.dtype);
-        let norm = b.input("norm", DType::F32);
+        let norm = b.input("norm", self.norm.weight);
         let logits = b.input("logits", DType::F32);
         let experts = b.table("experts", of.weights[0]);
         let groups = b.output("groups", DType::I32);
@@ -106,7 +106,7 @@ impl Template for MixtureUp {
                 weight: b.entry(experts, expert),
                 n: of.width,
                 k: of.hidden,
-                norm: Some((norm, self.eps)),
+                norm: Some((norm, self.norm)),
                 up: Some(self.up / PANEL as u32),
                 begin: first,
                 end: first + count,
@@ -124,7 +124,7 @@ impl Template for MixtureUp {
     fn cost(&self, _: &Caps) -> Cost {
         let of = &self.of;
         let (hidden, panels) = (of.hidden as usize, self.panels() as usize);
-        let panel = 2 * PANEL * hidden * of.weights[0].size() + hidden * 4;
+        let panel = 2 * PANEL * hidden * of.weights[0].size() + self.norm.bytes(hidden);
         let (tasks, chosen) = (panels * of.k as usize, (of.k * of.width) as usize);
         let read = hidden * of.dtype.size() + of.experts as usize * 4;
         Cost {

@@ -21,6 +21,7 @@ mod experts;
 mod gpu;
 mod linear;
 mod mixture;
+mod norm;
 pub mod page;
 mod panels;
 mod qk_rope;
@@ -37,6 +38,7 @@ pub use elementwise::{Embed, Gather, RmsNorm, RopeTable};
 pub use experts::{ExpertCombine, ExpertGroups, ExpertLinear, TopK};
 pub use linear::{Act, Linear, LinearPair};
 pub use mixture::{Mixture, MixtureDown, MixtureUp};
+pub use norm::Norm;
 pub use qk_rope::QkRope;
 pub use sample::{LogitsAt, MergeLikeliest, SliceLikeliest};
 

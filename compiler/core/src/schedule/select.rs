@@ -115,7 +115,11 @@ impl Cx<'_> {
         self.out.launches.push(Launch { spec: spec.into(), args });
     }
 
-    fn linear(&self, x: Value, w: Value, out: Value, norm: Option<f32>, act: Act) -> Linear {
+    fn norm(&self, weight: Value, eps: f32, zero_centred: bool) -> Norm {
+        Norm { eps, weight: self.weight(weight).dtype, zero_centred }
+    }
+
+    fn linear(&self, x: Value, w: Value, out: Value, norm: Option<Norm>, act: Act) -> Linear {
         let (n, k) = (self.cols(out), self.cols(x));
         let staged = norm.is_some() || self.ty(x).dtype != DType::F32;
         Linear {
@@ -161,12 +165,12 @@ impl Cx<'_> {
                 let n = self.cols(v) / 2;
                 self.launch(RopeTable { n, h, w, scale }, &args[1..], v);
             }
-            Op::RmsNorm { eps } => {
+            Op::RmsNorm { eps, zero_centred } => {
                 let spec = RmsNorm {
                     cols: self.cols(v),
                     x: self.ty(args[0]).dtype,
                     out: dtype,
-                    eps,
+                    norm: self.norm(args[1], eps, zero_centred),
                     rows: self.rows(v),
                 };
                 self.launch(spec, args, v);
@@ -175,8 +179,9 @@ impl Cx<'_> {
                 let spec = self.linear(args[0], args[1], v, None, Act::None);
                 self.launch(spec, args, v);
             }
-            Op::NormMatMul { eps, .. } => {
-                let spec = self.linear(args[0], args[2], v, Some(eps), Act::None);
+            Op::NormMatMul { eps, zero_centred, .. } => {
+                let norm = self.norm(args[1], eps, zero_centred);
+                let spec = self.linear(args[0], args[2], v, Some(norm), Act::None);
                 self.launch(spec, args, v);
             }
             Op::MatMulAdd {} => {
@@ -187,8 +192,9 @@ impl Cx<'_> {
                 let spec = self.linear(args[0], args[1], v, None, Act::SwiGlu { up });
                 self.launch(spec, args, v);
             }
-            Op::NormSwiGlu { eps, up, .. } => {
-                let spec = self.linear(args[0], args[2], v, Some(eps), Act::SwiGlu { up });
+            Op::NormSwiGlu { eps, zero_centred, up, .. } => {
+                let norm = self.norm(args[1], eps, zero_centred);
+                let spec = self.linear(args[0], args[2], v, Some(norm), Act::SwiGlu { up });
                 self.launch(spec, args, v);
             }
             Op::DeltaConv { state, .. } => {
@@ -415,12 +421,13 @@ impl Cx<'_> {
             panic!("a mixture has both")
         };
         let act = Act::SwiGlu { up: shared_up };
-        let first = self.linear(p.x, weight(p.router), p.router, Some(p.eps), Act::None);
-        let second = self.linear(p.x, weight(p.shared_up), p.shared_up, Some(p.eps), act);
+        let norm = self.norm(p.norm, p.eps, p.zero_centred);
+        let first = self.linear(p.x, weight(p.router), p.router, Some(norm), Act::None);
+        let second = self.linear(p.x, weight(p.shared_up), p.shared_up, Some(norm), act);
         let inputs = [p.x, p.norm, weight(p.router), weight(p.shared_up), p.router];
         self.launch(LinearPair { first, second }, &inputs, p.shared_up);
         let inputs = [p.x, p.norm, p.router, weight(p.up), p.groups];
-        self.launch(MixtureUp { of, eps: p.eps, up }, &inputs, p.up);
+        self.launch(MixtureUp { of, norm, up }, &inputs, p.up);
         let residual = self.graph.node(v).operands[4];
         let weights = [weight(p.down), weight(p.shared_down)];
         let inputs = [p.up, p.shared_up, p.router, p.groups, weights[0], weights[1], residual];

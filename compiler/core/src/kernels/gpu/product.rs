@@ -2,7 +2,7 @@
 //! shared memory.
 
 use super::LANES;
-use crate::kernels::PANEL;
+use crate::kernels::{Norm, PANEL};
 use q35_kernel::{Expr, KernelBuilder, Mem, ReduceOp};
 use q35_target::Caps;
 use q35_types::DType;
@@ -15,8 +15,8 @@ pub struct Product<'k> {
     pub weight: Mem,
     pub n: u32,
     pub k: u32,
-    /// Weight and eps of an RMSNorm of `x`; only for a few rows.
-    pub norm: Option<(Mem, f32)>,
+    /// An RMSNorm of `x`, and its weight; only for a few rows.
+    pub norm: Option<(Mem, Norm)>,
     /// Panel of the second factor of a SwiGLU.
     pub up: Option<u32>,
     /// Rows that are wanted.
@@ -159,7 +159,7 @@ impl<'k> Product<'k> {
     /// Of each row, what its normalisation multiplies by; nothing without a norm.
     fn scales(&self, scratch: Scratch, squares: &[Expr<'k>]) -> Vec<Expr<'k>> {
         let (b, rows) = (self.b, squares.len());
-        let Some((_, eps)) = self.norm else { return vec![] };
+        let Some((_, Norm { eps, .. })) = self.norm else { return vec![] };
         let Scratch(mem) = scratch;
         let own: Vec<Expr> = squares.iter().map(|s| s.sum()).collect();
         let own = b.cluster(ReduceOp::Sum, b.vector(&own), CLUSTER);
@@ -195,7 +195,7 @@ impl<'k> Product<'k> {
         let round = LANES * u32::from(width);
         let lane = b.lane() * u32::from(width);
         let squares = b.fold_vec(lane, len, round, sums.squares, |i, mut squares| {
-            let norm = self.norm.map(|(weight, _)| b.load_vec(weight, start + i, width));
+            let norm = self.norm.map(|(weight, n)| n.factor(b, weight, start + i, width));
             for (r, (&at, square)) in from.iter().zip(&mut squares).enumerate() {
                 let x = b.load_vec(self.x, at + start + i, width);
                 if self.norm.is_some() {
