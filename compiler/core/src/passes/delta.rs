@@ -180,6 +180,15 @@ mod tests {
     }
 
     #[test]
+    fn a_zero_centred_norm_stays() {
+        let mut g = before();
+        for norm in all(&g, "rms_norm") {
+            g.nodes[norm.0 as usize].op = Op::RmsNorm { eps: 1e-6, zero_centred: true };
+        }
+        assert_eq!(after("delta", g.clone(), Entry::Prefill), g);
+    }
+
+    #[test]
     fn queries_and_keys_of_different_eps_stay() {
         let mut g = before();
         let k = all(&g, "l2_norm")[1];
