@@ -71,9 +71,8 @@ ops! {
     /// `out[r] = x[rows[r]]`, as f32.
     Gather = "gather" (x, rows) {} -> infer::gather;
 
-    /// `x / sqrt(mean(x²) + eps) · weight`, the mean over the last axis. Zero-centred weights have had
-    /// their 1 added when packed.
-    RmsNorm = "rms_norm" (x, weight) {eps: f32} -> infer::rms_norm;
+    /// `x / sqrt(mean(x²) + eps) · weight`, the mean over the last axis; `· (1 + weight)` if zero-centred, the sum in f32.
+    RmsNorm = "rms_norm" (x, weight) {eps: f32, zero_centred: bool} -> infer::rms_norm;
 
     /// `x / sqrt(Σx² + eps) · scale` over the last axis.
     L2Norm = "l2_norm" (x) {eps: f32, scale: f32} -> infer::like_first;
@@ -143,7 +142,8 @@ ops! {
     // ---- what passes make ----
 
     /// `matmul(rms_norm(x, norm), weight)`
-    NormMatMul = "norm_matmul" (x, norm, weight) {eps: f32, dtype: q35_types::DType} -> infer::norm_matmul;
+    NormMatMul = "norm_matmul" (x, norm, weight)
+        {eps: f32, zero_centred: bool, dtype: q35_types::DType} -> infer::norm_matmul;
 
     /// `residual + matmul(x, weight)`
     MatMulAdd = "matmul_add" (x, weight, residual) {} -> infer::matmul_add;
@@ -152,7 +152,8 @@ ops! {
     SwiGlu = "swiglu" (x, weight) {width: u32, up: u32} -> infer::swiglu;
 
     /// `swiglu(rms_norm(x, norm), weight)`
-    NormSwiGlu = "norm_swiglu" (x, norm, weight) {eps: f32, width: u32, up: u32} -> infer::norm_swiglu;
+    NormSwiGlu = "norm_swiglu" (x, norm, weight)
+        {eps: f32, zero_centred: bool, width: u32, up: u32} -> infer::norm_swiglu;
 
     /// From columns `[q | k | v]` at the start of `x`: convolution, silu, and on q and k the l2 norm of
     /// each head, q scaled (spec 8.1, 8.3). Gives those columns.
@@ -203,7 +204,7 @@ macro_rules! attributes {
         }
     )*};
 }
-attributes!(u32, f32, StateId, WeightId, q35_types::DType);
+attributes!(u32, f32, bool, StateId, WeightId, q35_types::DType);
 
 const PORTS: [(Port, &str); 10] = [
     (Port::Ids, "ids"),

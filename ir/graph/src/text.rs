@@ -8,11 +8,11 @@
 //! block attention_dense
 //! w0: bf16[64] rows "layers.{layer}.input_layernorm"
 //!   recipe
-//!     rows "model.layers.{layer}.input_layernorm.weight" [64] {first: 0, rows: 1, per_expert: 0, transform: add_one}
+//!     rows "model.layers.{layer}.input_layernorm.weight" [64] {first: 0, rows: 1, per_expert: 0, transform: none}
 //! s0: kv {dtype: bf16, heads: 2, head_dim: 32}
 //! %0: bf16[T, 64] = input {port: hidden}
 //! %1: bf16[64] = weight {id: w0}
-//! %2: bf16[T, 64] = rms_norm %0, %1 {eps: 0.000001}
+//! %2: bf16[T, 64] = rms_norm %0, %1 {eps: 0.000001, zero_centred: true}
 //! return hidden %2
 //! ```
 //!

@@ -204,10 +204,17 @@ impl<'a> Block<'a> {
         self.weight(weight)
     }
 
-    /// A zero-centred norm over the last axis (spec 5.1).
+    /// A zero-centred norm of rows (spec 5.1).
     pub fn norm(&mut self, x: Value, role: Role) -> Value {
-        let weight = self.vector(role, Transform::AddOne);
-        self.push(Op::RmsNorm { eps: self.config.rms_norm_eps }, &[x, weight])
+        let weight = self.weights.row(role);
+        let weight = self.weight(weight);
+        self.push(Op::RmsNorm { eps: self.config.rms_norm_eps, zero_centred: true }, &[x, weight])
+    }
+
+    /// A norm of each head, by what `transform` makes of the checkpoint's weight.
+    pub fn head_norm(&mut self, x: Value, role: Role, transform: Transform) -> Value {
+        let weight = self.vector(role, transform);
+        self.push(Op::RmsNorm { eps: self.config.rms_norm_eps, zero_centred: false }, &[x, weight])
     }
 
     pub fn output(&mut self, port: Port, value: Value) {

@@ -56,9 +56,9 @@ fn self_attn(b: &mut Block, x: Value) -> Value {
     let v = b.linear(x, Role::VProj);
     let v = b.push(Op::Split { heads: kv_heads }, &[v]);
 
-    let q = b.norm(q, Role::QNorm);
+    let q = b.head_norm(q, Role::QNorm, Transform::AddOne);
     let q = b.push(Op::Rope {}, &[q, rope]);
-    let k = b.norm(k, Role::KNorm);
+    let k = b.head_norm(k, Role::KNorm, Transform::AddOne);
     let k = b.push(Op::Rope {}, &[k, rope]);
 
     let scale = 1.0 / (width as f32).sqrt();
@@ -107,8 +107,7 @@ fn linear_attn(b: &mut Block, x: Value) -> Value {
     let out = b.push(Op::GatedDelta { state: matrix }, &[q, k, v, g, beta]);
 
     // The only norm that is not zero-centred.
-    let norm = b.vector(Role::LinearNorm, Transform::None);
-    let out = b.push(Op::RmsNorm { eps: c.rms_norm_eps }, &[out, norm]);
+    let out = b.head_norm(out, Role::LinearNorm, Transform::None);
     let z = b.push(Op::Split { heads: nv }, &[z]);
     let gate = b.push(Op::Silu {}, &[z]);
     let gated = b.push(Op::Mul {}, &[out, gate]);

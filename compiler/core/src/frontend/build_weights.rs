@@ -1,8 +1,9 @@
 //! How each weight of a graph is made from the checkpoint's tensors.
 //!
-//! Matrices keep the checkpoint's element type. Vectors and the convolution's taps are float32:
-//! they are small, and what they scale is computed in float32. A zero-centred norm has its 1
-//! added here and a decay rate is `-exp(A_log)`, so that no op after this needs to know.
+//! Matrices keep the checkpoint's element type, and so do the norms of whole rows: on a GPU every
+//! task of a product reads one. Other vectors and the convolution's taps are float32: they are
+//! small, and what they scale is computed in float32. A head's zero-centred norm has its 1 added
+//! here and a decay rate is `-exp(A_log)`, so that no op after this needs to know.
 
 use super::config::{Config, LayerKind};
 use super::tensors::{self, EXPERT, Experts, LAYER, Role, Tensor};
@@ -44,6 +45,11 @@ impl<'a> Weights<'a> {
     /// The taps of the convolution: `f32[channels, taps]`.
     pub fn taps(&self) -> Weight {
         Weight { dtype: DType::F32, ..self.matrix(Role::Conv1d) }
+    }
+
+    /// A vector, stored as in the checkpoint.
+    pub fn row(&self, role: Role) -> Weight {
+        Weight { dtype: self.config.dtype, ..self.vector(role, Transform::None) }
     }
 
     /// A float32 vector.

@@ -41,7 +41,7 @@ impl Template for DeltaIn {
         let step = Step::new(b, layout);
         let (linear, conv) = (&self.linear, &self.conv);
         let x = b.input("x", linear.x);
-        let norm = linear.norm.map(|_| b.input("norm", DType::F32));
+        let norm = linear.norm.map(|n| b.input("norm", n.weight));
         let weight = b.input("weight", linear.weight);
         let taps = b.input("taps", DType::F32);
         let history = b.state("history", DType::F32);

@@ -1,7 +1,7 @@
 //! Rows one by one: embedding, gather, RMSNorm, and the table of rotations.
 
 use super::step::Step;
-use super::{Template, letter, row};
+use super::{Norm, Template, letter, row};
 use q35_artifact::{Amount, Cost, Tasks, Times};
 use q35_kernel::KernelBuilder;
 use q35_target::Caps;
@@ -90,14 +90,14 @@ impl Template for Gather {
     }
 }
 
-/// `x / sqrt(mean(x²) + eps) · weight` of each row. The row is read twice, the second time
+/// The norm of each row. The row is read twice, the second time
 /// from cache.
 #[derive(Debug, Clone, PartialEq)]
 pub struct RmsNorm {
     pub cols: u32,
     pub x: DType,
     pub out: DType,
-    pub eps: f32,
+    pub norm: Norm,
     /// What its rows are counted by.
     pub rows: Count,
 }
@@ -105,18 +105,20 @@ pub struct RmsNorm {
 impl Template for RmsNorm {
     fn name(&self) -> String {
         let rows = if self.rows == Count::Rows { "rows" } else { "tokens" };
-        format!("rms_norm_{}_{}{}_{rows}", self.cols, letter(self.x), letter(self.out))
+        let types = [self.x, self.out].map(letter);
+        let types = String::from_iter(types);
+        format!("rms_{}_{}_{types}_{rows}", self.norm.text(), self.cols)
     }
 
     fn build(&self, b: &KernelBuilder, caps: &Caps, layout: &StepLayout) {
         let _ = Step::new(b, layout);
         let x = b.input("x", self.x);
-        let weight = b.input("weight", DType::F32);
+        let weight = b.input("weight", self.norm.weight);
         let out = b.output("out", self.out);
         let (cols, at) = (self.cols as usize, b.task() * self.cols);
-        let scale = row::inverse_rms(b, caps, cols, self.eps, (x, at));
+        let scale = row::inverse_rms(b, caps, cols, self.norm.eps, (x, at));
         row::each(b, caps, cols, |i, w| {
-            let v = b.load_vec(x, at + i, w) * scale * b.load_vec(weight, i, w);
+            let v = b.load_vec(x, at + i, w) * scale * self.norm.factor(b, weight, i, w);
             b.store(out, at + i, v);
         });
     }
@@ -131,10 +133,11 @@ impl Template for RmsNorm {
             _ => per_token(n),
         };
         let cols = self.cols as usize;
+        let norm = self.norm.bytes(cols);
         // What a CPU finds in its first cache for the next row, other groups of a GPU fetch again.
         let (weights, reads) = match caps.lanes {
-            1 => (Amount { once: (cols * 4) as f64, ..Amount::default() }, 1),
-            _ => (amount(cols * 4), 2),
+            1 => (Amount { once: norm as f64, ..Amount::default() }, 1),
+            _ => (amount(norm), 2),
         };
         Cost {
             weights,

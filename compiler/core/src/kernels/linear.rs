@@ -8,7 +8,7 @@ use super::elementwise::{per_row, per_token};
 use super::gpu::product::{Product, Scratch, TILE};
 use super::panels::{Grid, Panels};
 use super::step::Step;
-use super::{PANEL, Template, letter, padded, row};
+use super::{Norm, PANEL, Template, letter, padded, row};
 use q35_artifact::{Amount, Cost, Tasks, Times};
 use q35_kernel::{Expr, KernelBuilder, Mem};
 use q35_target::Caps;
@@ -24,8 +24,8 @@ pub struct Linear {
     pub x: DType,
     pub weight: DType,
     pub out: DType,
-    /// RMSNorm of `x` first, with this eps.
-    pub norm: Option<f32>,
+    /// RMSNorm of `x` first.
+    pub norm: Option<Norm>,
     pub act: Act,
     pub residual: bool,
     /// What rows are counted by.
@@ -126,8 +126,8 @@ impl Template for Linear {
         let Linear { n, k, .. } = self;
         let types = [self.x, self.weight, self.out].map(letter);
         let mut name = format!("linear_{n}x{k}_{}", String::from_iter(types));
-        if self.norm.is_some() {
-            name += "_norm";
+        if let Some(norm) = self.norm {
+            name += &format!("_{}", norm.text());
         }
         if let Act::SwiGlu { .. } = self.act {
             name += "_swiglu";
@@ -144,7 +144,7 @@ impl Template for Linear {
     fn build(&self, b: &KernelBuilder, caps: &Caps, layout: &StepLayout) {
         let step = Step::new(b, layout);
         let x = b.input("x", self.x);
-        let norm = self.norm.map(|_| b.input("norm", DType::F32));
+        let norm = self.norm.map(|n| b.input("norm", n.weight));
         let weight = b.input("weight", self.weight);
         let residual = self.residual.then(|| b.input("residual", self.out));
         let out = b.output("out", self.out);
@@ -167,10 +167,11 @@ impl Template for Linear {
                     let (from, to) = ((t + r) * k, r * k);
                     match norm {
                         None => row::copy(b, caps, k, (x, from), (staging, to)),
-                        Some((eps, norm)) => {
-                            let scale = row::inverse_rms(b, caps, k, eps, (x, from));
+                        Some((norm, weight)) => {
+                            let scale = row::inverse_rms(b, caps, k, norm.eps, (x, from));
                             row::each(b, caps, k, |i, w| {
-                                let v = b.load_vec(x, from + i, w) * scale * b.load_vec(norm, i, w);
+                                let factor = norm.factor(b, weight, i, w);
+                                let v = b.load_vec(x, from + i, w) * scale * factor;
                                 b.store(staging, to + i, v);
                             });
                         }
@@ -207,7 +208,7 @@ impl Template for Linear {
         let residual = if self.residual { n * self.out.size() } else { 0 };
         let once = |n: usize| Amount { once: n as f64, ..Amount::default() };
         let size = self.weight.size();
-        let norm = self.norm.map_or(0, |_| k * 4);
+        let norm = self.norm.map_or(0, |n| n.bytes(k));
         let (weights, x_reads) = match (caps.lanes, self.tiled()) {
             (1, _) => (once(parts * n * k * size + norm), 1),
             // Every task reads the rows, and the norm's weight.

@@ -20,7 +20,7 @@ use super::gpu::LANES;
 use super::gpu::product::{Product, Scratch};
 use super::router::Choice;
 use super::step::Step;
-use super::{PANEL, Template, letter, padded};
+use super::{Norm, PANEL, Template, letter, padded};
 use q35_artifact::{Amount, Cost, Tasks, Times};
 use q35_kernel::{Expr, KernelBuilder};
 use q35_target::Caps;
@@ -44,8 +44,8 @@ pub struct Mixture {
     pub dtype: DType,
     /// Of the experts' two matrices and of the shared expert's.
     pub weights: [DType; 4],
-    /// Of the norm before it.
-    pub eps: f32,
+    /// Before it.
+    pub norm: Norm,
 }
 
 impl Mixture {
@@ -83,14 +83,14 @@ pub struct MixtureDown {
 
 impl Template for MixtureUp {
     fn name(&self) -> String {
-        format!("mixture_up_{}", self.of.text())
+        format!("mixture_up_{}_{}", self.of.text(), self.of.norm.text())
     }
 
     fn build(&self, b: &KernelBuilder, caps: &Caps, layout: &StepLayout) {
         let of = &self.of;
         let step = Step::new(b, layout);
         let x = b.input("x", of.dtype);
-        let norm = b.input("norm", DType::F32);
+        let norm = b.input("norm", of.norm.weight);
         let logits = b.input("logits", DType::F32);
         let experts = b.table("experts", of.weights[0]);
         let shared = b.input("shared", of.weights[2]);
@@ -108,7 +108,7 @@ impl Template for MixtureUp {
             weight,
             n,
             k: of.hidden,
-            norm: Some((norm, of.eps)),
+            norm: Some((norm, of.norm)),
             heads: None,
             slice: None,
             up: Some(up / PANEL as u32),
@@ -149,7 +149,8 @@ impl Template for MixtureUp {
     fn cost(&self, _: &Caps) -> Cost {
         let of = &self.of;
         let hidden = of.hidden as usize;
-        let panel = |dtype: DType| (2 * PANEL * hidden * dtype.size() + hidden * 4) as f64;
+        let panel =
+            |dtype: DType| (2 * PANEL * hidden * dtype.size() + of.norm.bytes(hidden)) as f64;
         let [panels, shared] = [self.panels(), self.shared_panels()].map(f64::from);
         let (tasks, made) = (self.each() as usize, (of.k * of.width + of.shared) as usize);
         let choosing = (of.k * self.panels()) as usize * of.choosing_bytes();

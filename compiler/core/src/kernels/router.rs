@@ -50,14 +50,14 @@ impl Template for MixtureRouter {
         let of = &self.of;
         let types = String::from_iter([of.dtype, self.weight].map(letter));
         let (n, k, slices) = (of.logits, of.hidden, of.slices());
-        format!("mixture_router_{n}x{k}_{slices}_{types}_t{}", of.tokens)
+        format!("mixture_router_{n}x{k}_{slices}_{types}_{}_t{}", of.norm.text(), of.tokens)
     }
 
     fn build(&self, b: &KernelBuilder, caps: &Caps, layout: &StepLayout) {
         let of = &self.of;
         let step = Step::new(b, layout);
         let x = b.input("x", of.dtype);
-        let norm = b.input("norm", DType::F32);
+        let norm = b.input("norm", of.norm.weight);
         let weight = b.input("weight", self.weight);
         let out = b.output("out", DType::F32);
 
@@ -70,7 +70,7 @@ impl Template for MixtureRouter {
             weight,
             n: of.logits,
             k: of.hidden,
-            norm: Some((norm, of.eps)),
+            norm: Some((norm, of.norm)),
             heads: None,
             slice: Some((slice * len, len)),
             up: None,
@@ -90,7 +90,7 @@ impl Template for MixtureRouter {
     fn cost(&self, _: &Caps) -> Cost {
         let of = &self.of;
         let (hidden, panels) = (of.hidden as usize, self.panels() as usize);
-        let weights = panels * (PANEL * hidden * self.weight.size() + hidden * 4);
+        let weights = panels * (PANEL * hidden * self.weight.size() + of.norm.bytes(hidden));
         let written = of.slices() * (of.logits + 1) * 4;
         Cost {
             weights: Amount { once: weights as f64, ..Amount::default() },
@@ -130,7 +130,7 @@ impl<'k> Logits<'_, 'k> {
     /// What the token's logits are multiplied by: its norm.
     fn scale(&self, token: Expr<'k>) -> Expr<'k> {
         let squares = self.sum(token, self.b.i(self.of.logits as i32));
-        self.b.f(1.0) / (squares / self.of.hidden as f32 + self.of.eps).sqrt()
+        self.b.f(1.0) / (squares / self.of.hidden as f32 + self.of.norm.eps).sqrt()
     }
 }
 

@@ -81,7 +81,7 @@ struct Rotated {
 
 fn rotated(g: &Rewriter<'_>, v: Value) -> Option<Rotated> {
     let [normed, rope] = g.matches(v, Op::Rope {})?;
-    let (Op::RmsNorm { eps }, &[x, weight]) = g.at(normed) else {
+    let (Op::RmsNorm { eps, zero_centred: false }, &[x, weight]) = g.at(normed) else {
         return None;
     };
     Some(Rotated { x, weight, rope, eps, normed })
@@ -121,11 +121,19 @@ mod tests {
     }
 
     #[test]
-    fn norms_of_different_eps_stay() {
-        let mut g = before();
-        let q_norm = all(&g, "rms_norm")[1];
-        g.nodes[q_norm.0 as usize].op = Op::RmsNorm { eps: 0.5 };
-        assert_eq!(after("attention", g.clone(), Entry::Prefill), g);
+    fn other_norms_stay() {
+        let g = before();
+        let q_norm = all(&g, "rms_norm")[1].0 as usize;
+        let Op::RmsNorm { eps, zero_centred } = g.nodes[q_norm].op else { panic!("a norm") };
+        let others = [
+            Op::RmsNorm { eps: 0.5, zero_centred },
+            Op::RmsNorm { eps, zero_centred: !zero_centred },
+        ];
+        for op in others {
+            let mut g = g.clone();
+            g.nodes[q_norm].op = op;
+            assert_eq!(after("attention", g.clone(), Entry::Prefill), g);
+        }
     }
 
     #[test]

@@ -27,7 +27,7 @@ pub(super) fn run(graph: &mut Graph, _: Entry) {
 fn delta(g: &Rewriter<'_>, root: Value) -> Option<Rewrite> {
     let [gated] = g.matches(root, Op::Join {})?;
     let [normed, silu_z] = g.matches(gated, Op::Mul {})?;
-    let (Op::RmsNorm { eps }, &[out, norm]) = g.at(normed) else {
+    let (Op::RmsNorm { eps, zero_centred: false }, &[out, norm]) = g.at(normed) else {
         return None;
     };
     let (Op::GatedDelta { state }, &[q, k, v, decay_exponent, beta]) = g.at(out) else {
@@ -177,6 +177,15 @@ mod tests {
             g.push(Op::Sigmoid {}, [v]);
             assert_eq!(after("delta", g.clone(), Entry::Prefill), g, "{op}");
         }
+    }
+
+    #[test]
+    fn a_zero_centred_norm_stays() {
+        let mut g = before();
+        for norm in all(&g, "rms_norm") {
+            g.nodes[norm.0 as usize].op = Op::RmsNorm { eps: 1e-6, zero_centred: true };
+        }
+        assert_eq!(after("delta", g.clone(), Entry::Prefill), g);
     }
 
     #[test]

@@ -160,13 +160,13 @@ mod tests {
     fn products_read_panels_and_the_convolution_columns() {
         let g = packed("dense-tied-odd", Entry::Decode, "delta_net");
         insta::assert_snapshot!(weights(&g).join("\n"), @r#"
-        f32[68] rows "layers.{layer}.input_layernorm.weight"
+        bf16[68] rows "layers.{layer}.input_layernorm.weight"
         f32[152, 4] columns "layers.{layer}.linear_attn.conv1d.weight"
         f32[2] rows "layers.{layer}.linear_attn.dt_bias"
         f32[2] rows "layers.{layer}.linear_attn.A_log"
         f32[36] rows "layers.{layer}.linear_attn.norm.weight"
         bf16[68, 72] panels "layers.{layer}.linear_attn.out_proj.weight"
-        f32[68] rows "layers.{layer}.post_attention_layernorm.weight"
+        bf16[68] rows "layers.{layer}.post_attention_layernorm.weight"
         bf16[68, 90] panels "layers.{layer}.mlp.down_proj.weight"
         bf16[228, 68] panels "layers.{layer}.linear_attn.in_proj_qkv+in_proj_z+in_proj_b+in_proj_a.weight"
         bf16[186, 68] panels "layers.{layer}.mlp.gate_proj+up_proj.weight"

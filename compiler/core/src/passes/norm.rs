@@ -26,12 +26,12 @@ fn norm(g: &Rewriter<'_>, root: Value) -> Option<Rewrite> {
     let (op, &[normed, weight]) = g.at(root) else {
         return None;
     };
-    let (Op::RmsNorm { eps }, &[x, norm]) = g.at(normed) else {
+    let (Op::RmsNorm { eps, zero_centred }, &[x, norm]) = g.at(normed) else {
         return None;
     };
     let op = match op {
-        Op::MatMul { dtype } => Op::NormMatMul { eps, dtype },
-        Op::SwiGlu { width, up } => Op::NormSwiGlu { eps, width, up },
+        Op::MatMul { dtype } => Op::NormMatMul { eps, zero_centred, dtype },
+        Op::SwiGlu { width, up } => Op::NormSwiGlu { eps, zero_centred, width, up },
         _ => return None,
     };
     g.used_once(normed).then(|| Rewrite::new(op, [x, norm, weight]))
@@ -52,8 +52,8 @@ mod tests {
         let text = nodes(&g);
         let fused = text.lines().filter(|l| l.contains("= norm_"));
         insta::assert_snapshot!(fused.collect::<Vec<_>>().join("\n"), @"
-        %4: bf16[T, 240] = norm_matmul %0, %1, %3 {eps: 0.000001, dtype: bf16}
-        %13: bf16[T, 90] = norm_swiglu %10, %11, %12 {eps: 0.000001, width: 90, up: 90}
+        %4: bf16[T, 240] = norm_matmul %0, %1, %3 {eps: 0.000001, zero_centred: true, dtype: bf16}
+        %13: bf16[T, 90] = norm_swiglu %10, %11, %12 {eps: 0.000001, zero_centred: true, width: 90, up: 90}
         ");
         assert!(all(&g, "rms_norm").is_empty());
     }

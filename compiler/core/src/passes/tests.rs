@@ -283,9 +283,9 @@ fn a_layer_with_a_mixture_decodes_in_thirteen_ops() {
     let programs = optimized(&golden("tiny-moe"), &PLAIN);
     insta::assert_snapshot!(nodes(&programs[1].blocks[1]), @"
     %0: bf16[T, 128] = input {port: hidden}
-    %1: f32[128] = weight {id: w0}
+    %1: bf16[128] = weight {id: w0}
     %2: bf16[392, 128] = weight {id: w10}
-    %3: bf16[T, 392] = norm_matmul %0, %1, %2 {eps: 0.000001, dtype: bf16}
+    %3: bf16[T, 392] = norm_matmul %0, %1, %2 {eps: 0.000001, zero_centred: true, dtype: bf16}
     %4: f32[256, 4] = weight {id: w1}
     %5: f32[4] = weight {id: w2}
     %6: f32[4] = weight {id: w3}
@@ -294,8 +294,8 @@ fn a_layer_with_a_mixture_decodes_in_thirteen_ops() {
     %9: bf16[T, 128] = delta_rule %8, %3, %6, %5, %7 {nk: 2, dk: 32, nv: 4, dv: 32, z: 256, b: 384, a: 388, eps: 0.000001, state: s1}
     %10: bf16[128, 128] = weight {id: w5}
     %11: bf16[T, 128] = matmul_add %9, %10, %0
-    %12: f32[128] = weight {id: w6}
-    %13: bf16[T, 128] = rms_norm %11, %12 {eps: 0.000001}
+    %12: bf16[128] = weight {id: w6}
+    %13: bf16[T, 128] = rms_norm %11, %12 {eps: 0.000001, zero_centred: true}
     %14: bf16[17, 128] = weight {id: w11}
     %15: f32[T, 17] = matmul %13, %14 {dtype: f32}
     %16: bf16[16, 128, 128] = weight {id: w7}

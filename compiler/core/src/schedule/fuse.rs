@@ -32,6 +32,7 @@ pub struct Parts {
     pub x: Value,
     pub norm: Value,
     pub eps: f32,
+    pub zero_centred: bool,
     pub router: Value,
     pub groups: Value,
     pub up: Value,
@@ -131,14 +132,15 @@ impl Look<'_> {
         let (Op::MatMul { .. }, &[normed2, _]) = self.at(router) else { return None };
         let (Op::MatMul { .. }, &[shared_up, _]) = self.at(shared_down) else { return None };
         let (Op::SwiGlu { .. }, &[normed3, _]) = self.at(shared_up) else { return None };
-        let (Op::RmsNorm { eps }, &[x, norm]) = self.at(normed) else { return None };
+        let (Op::RmsNorm { eps, zero_centred }, &[x, norm]) = self.at(normed) else { return None };
 
         let one = groups == groups2 && ids == ids2 && router == router2;
         let one_input = normed == normed2 && normed == normed3;
         let inner = [normed, router, ids, groups, up, down, shared_up, shared_down];
         let readers = [3, 2, 2, 2, 1, 1, 1, 1];
         let private = inner.iter().zip(readers).all(|(&v, times)| self.used(v, times));
-        let parts = Parts { x, norm, eps, router, groups, up, down, shared_up, shared_down };
+        let parts =
+            Parts { x, norm, eps, zero_centred, router, groups, up, down, shared_up, shared_down };
         (one && one_input && private).then_some((parts, inner))
     }
 }

@@ -115,7 +115,11 @@ impl Cx<'_> {
         self.out.launches.push(Launch { spec: spec.into(), args });
     }
 
-    fn linear(&self, x: Value, w: Value, out: Value, norm: Option<f32>, act: Act) -> Linear {
+    fn norm(&self, weight: Value, eps: f32, zero_centred: bool) -> Norm {
+        Norm { eps, weight: self.weight(weight).dtype, zero_centred }
+    }
+
+    fn linear(&self, x: Value, w: Value, out: Value, norm: Option<Norm>, act: Act) -> Linear {
         let (n, k) = (self.cols(out), self.cols(x));
         let staged = norm.is_some() || self.ty(x).dtype != DType::F32;
         Linear {
@@ -161,12 +165,12 @@ impl Cx<'_> {
                 let n = self.cols(v) / 2;
                 self.launch(RopeTable { n, h, w, scale }, &args[1..], v);
             }
-            Op::RmsNorm { eps } => {
+            Op::RmsNorm { eps, zero_centred } => {
                 let spec = RmsNorm {
                     cols: self.cols(v),
                     x: self.ty(args[0]).dtype,
                     out: dtype,
-                    eps,
+                    norm: self.norm(args[1], eps, zero_centred),
                     rows: self.rows(v),
                 };
                 self.launch(spec, args, v);
@@ -175,8 +179,9 @@ impl Cx<'_> {
                 let spec = self.linear(args[0], args[1], v, None, Act::None);
                 self.launch(spec, args, v);
             }
-            Op::NormMatMul { eps, .. } => {
-                let spec = self.linear(args[0], args[2], v, Some(eps), Act::None);
+            Op::NormMatMul { eps, zero_centred, .. } => {
+                let norm = self.norm(args[1], eps, zero_centred);
+                let spec = self.linear(args[0], args[2], v, Some(norm), Act::None);
                 self.launch(spec, args, v);
             }
             Op::MatMulAdd {} => {
@@ -187,8 +192,9 @@ impl Cx<'_> {
                 let spec = self.linear(args[0], args[1], v, None, Act::SwiGlu { up });
                 self.launch(spec, args, v);
             }
-            Op::NormSwiGlu { eps, up, .. } => {
-                let spec = self.linear(args[0], args[2], v, Some(eps), Act::SwiGlu { up });
+            Op::NormSwiGlu { eps, zero_centred, up, .. } => {
+                let norm = self.norm(args[1], eps, zero_centred);
+                let spec = self.linear(args[0], args[2], v, Some(norm), Act::SwiGlu { up });
                 self.launch(spec, args, v);
             }
             Op::DeltaConv { state, .. } => {
@@ -371,7 +377,7 @@ impl Cx<'_> {
             dtype: self.ty(v).dtype,
             weights: [parts.up, parts.down, parts.shared_up, parts.shared_down]
                 .map(|of| weight(of).dtype),
-            eps: parts.eps,
+            norm: self.norm(parts.norm, parts.eps, parts.zero_centred),
         }
     }
 
@@ -402,7 +408,7 @@ impl Cx<'_> {
     fn delta_launches(&mut self, v: Value, [input, conv, rule]: [Value; 3]) {
         let operands = |v: Value| self.graph.node(v).operands.as_slice();
         let (
-            Op::NormMatMul { eps, .. },
+            Op::NormMatMul { eps, zero_centred, .. },
             Op::DeltaConv { state: history, .. },
             Op::DeltaRule { state, .. },
         ) = (self.graph.node(input).op, self.graph.node(conv).op, self.graph.node(rule).op)
@@ -413,7 +419,8 @@ impl Cx<'_> {
             panic!("their operands")
         };
         let convolution = self.delta_conv(conv);
-        let linear = self.linear(x, weight, input, Some(eps), Act::None);
+        let before = self.norm(norm, eps, zero_centred);
+        let linear = self.linear(x, weight, input, Some(before), Act::None);
         let spec = DeltaIn { linear, conv: convolution.clone() };
         let mut sources: Vec<Source> = [x, norm, weight, taps].map(|a| self.source(a)).to_vec();
         sources.push(Source::State(history, 0));

@@ -40,7 +40,10 @@ fn example() -> Graph {
     let conv = g.add_weight(weight("conv", 4, 2));
     let conv = g.weight_value(conv);
     let state = g.add_state(State::Conv { taps: 2, channels: 4 });
-    let y = g.push(Op::NormMatMul { eps: 1e-6, dtype: DType::Bf16 }, [x, norm, proj]);
+    let y = g.push(
+        Op::NormMatMul { eps: 1e-6, zero_centred: true, dtype: DType::Bf16 },
+        [x, norm, proj],
+    );
     let y = g.push(Op::Conv { state }, [y, conv]);
     let y = g.push(Op::Add {}, [x, y]);
     g.output(Port::Hidden, y);
@@ -68,7 +71,7 @@ fn a_graph_reads_as_a_listing() {
     %1: bf16[4] = weight {id: w0}
     %2: bf16[4, 4] = weight {id: w1}
     %3: bf16[4, 2] = weight {id: w2}
-    %4: bf16[T, 4] = norm_matmul %0, %1, %2 {eps: 0.000001, dtype: bf16}
+    %4: bf16[T, 4] = norm_matmul %0, %1, %2 {eps: 0.000001, zero_centred: true, dtype: bf16}
     %5: bf16[T, 4] = conv %4, %3 {state: s0}
     %6: bf16[T, 4] = add %0, %5
     return hidden %6

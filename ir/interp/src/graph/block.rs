@@ -118,8 +118,9 @@ impl Frame<'_> {
                 }
                 take_rows(operands[0], rows)
             }
-            Op::RmsNorm { eps } => {
-                operands[0].rows().flat_map(|x| ops::rms_norm(x, f32s(1), eps)).collect()
+            Op::RmsNorm { eps, zero_centred } => {
+                let factor = ops::norm_factor(f32s(1), zero_centred);
+                operands[0].rows().flat_map(|x| ops::rms_norm(x, &factor, eps)).collect()
             }
             Op::L2Norm { eps, scale } => {
                 operands[0].rows().flat_map(|x| ops::l2_norm(x, eps, scale)).collect()
@@ -179,8 +180,9 @@ impl Frame<'_> {
                 let ids = operands[1].i32s().chunks_exact(operands[1].cols());
                 operands[0].rows().zip(ids).flat_map(|(x, i)| sampling::logits_at(x, i)).collect()
             }
-            Op::NormMatMul { eps, .. } => {
-                let norm = |x| ops::matmul(&ops::rms_norm(x, f32s(1), eps), f32s(2));
+            Op::NormMatMul { eps, zero_centred, .. } => {
+                let factor = ops::norm_factor(f32s(1), zero_centred);
+                let norm = |x| ops::matmul(&ops::rms_norm(x, &factor, eps), f32s(2));
                 operands[0].rows().flat_map(norm).collect()
             }
             Op::MatMulAdd {} => {
@@ -191,9 +193,10 @@ impl Frame<'_> {
                 let (width, up) = (width as usize, up as usize);
                 operands[0].rows().flat_map(|x| fused::swiglu(x, f32s(1), width, up)).collect()
             }
-            Op::NormSwiGlu { eps, width, up } => {
+            Op::NormSwiGlu { eps, zero_centred, width, up } => {
                 let (width, up) = (width as usize, up as usize);
-                let row = |x| fused::swiglu(&ops::rms_norm(x, f32s(1), eps), f32s(2), width, up);
+                let factor = ops::norm_factor(f32s(1), zero_centred);
+                let row = |x| fused::swiglu(&ops::rms_norm(x, &factor, eps), f32s(2), width, up);
                 operands[0].rows().flat_map(row).collect()
             }
             Op::DeltaConv { nk, dk, nv, dv, eps, scale, state } => {

@@ -21,6 +21,11 @@ fn sum_of_squares(x: &[f32]) -> f64 {
     x.iter().map(|&v| f64::from(v) * f64::from(v)).sum()
 }
 
+/// What an RMS norm multiplies by.
+pub fn norm_factor(weight: &[f32], zero_centred: bool) -> Vec<f32> {
+    weight.iter().map(|&w| if zero_centred { 1.0 + w } else { w }).collect()
+}
+
 /// `x / sqrt(mean(x²) + eps) · weight`, of one row.
 pub fn rms_norm(x: &[f32], weight: &[f32], eps: f32) -> Vec<f32> {
     let scale = 1.0 / (sum_of_squares(x) / x.len() as f64 + f64::from(eps)).sqrt();

@@ -205,8 +205,9 @@ fn fused_products_are_their_compositions() {
         let x = hidden(g, 6);
         let (norm, w) = (weight(g, "norm", None, 1, 6), weight(g, "w", None, 7, 6));
         let down = weight(g, "down", None, 6, 3);
-        let a = g.push(Op::NormMatMul { eps: 0.1, dtype: F32 }, [x, norm, w]);
-        let b = g.push(Op::NormSwiGlu { eps: 0.1, width: 3, up: 4 }, [x, norm, w]);
+        let a = g.push(Op::NormMatMul { eps: 0.1, zero_centred: true, dtype: F32 }, [x, norm, w]);
+        let b = Op::NormSwiGlu { eps: 0.1, zero_centred: false, width: 3, up: 4 };
+        let b = g.push(b, [x, norm, w]);
         let c = g.push(Op::SwiGlu { width: 3, up: 3 }, [x, w]);
         let a = g.push(Op::Slice { start: 1, len: 3 }, [a]);
         let ab = g.push(Op::Mul {}, [a, b]);
@@ -223,11 +224,14 @@ fn fused_products_are_their_compositions() {
             let up = g.push(Op::Slice { start: up, len: 3 }, [y]);
             g.push(Op::Mul {}, [gate, up])
         };
-        let normed = g.push(Op::RmsNorm { eps: 0.1 }, [x, norm]);
-        let y = g.push(Op::MatMul { dtype: F32 }, [normed, w]);
+        let normed = |g: &mut Graph, zero_centred| {
+            let normed = g.push(Op::RmsNorm { eps: 0.1, zero_centred }, [x, norm]);
+            g.push(Op::MatMul { dtype: F32 }, [normed, w])
+        };
+        let (y, y2) = (normed(g, true), normed(g, false));
         let plain = g.push(Op::MatMul { dtype: F32 }, [x, w]);
         let a = g.push(Op::Slice { start: 1, len: 3 }, [y]);
-        let (b, c) = (swiglu(g, y, 4), swiglu(g, plain, 3));
+        let (b, c) = (swiglu(g, y2, 4), swiglu(g, plain, 3));
         let ab = g.push(Op::Mul {}, [a, b]);
         let abc = g.push(Op::Mul {}, [ab, c]);
         let product = g.push(Op::MatMul { dtype: F32 }, [abc, down]);
@@ -284,7 +288,7 @@ fn fused_delta_ops_are_their_compositions() {
         let beta = cut(g, x, b, nv);
         let beta = g.push(Op::Sigmoid {}, [beta]);
         let out = g.push(Op::GatedDelta { state: delta }, [q, k, v, gate, beta]);
-        let out = g.push(Op::RmsNorm { eps }, [out, w[3]]);
+        let out = g.push(Op::RmsNorm { eps, zero_centred: false }, [out, w[3]]);
         let z = heads(g, x, z, nv, dv);
         let z = g.push(Op::Silu {}, [z]);
         let out = g.push(Op::Mul {}, [out, z]);
@@ -324,7 +328,7 @@ fn fused_attention_ops_are_their_compositions() {
         let gates = g.push(Op::Slice { start: width, len: width }, [both]);
         let (keys, values) = (split(g, k, kv_heads, width), split(g, v, kv_heads, width));
         let [queries, keys] = [(queries, norms[0]), (keys, norms[1])].map(|(x, norm)| {
-            let x = g.push(Op::RmsNorm { eps }, [x, norm]);
+            let x = g.push(Op::RmsNorm { eps, zero_centred: false }, [x, norm]);
             g.push(Op::Rope {}, [x, rope])
         });
         let out = g.push(Op::Attention { scale, state }, [queries, keys, values]);

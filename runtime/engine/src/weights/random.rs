@@ -25,8 +25,10 @@ pub enum RandomRows<'a> {
 pub enum Kind {
     /// Standard deviation `1 / sqrt(cols)`: a product keeps the size of its input.
     Matrix,
-    /// A norm that changes nothing: 1 after the transform.
+    /// A norm that changes nothing: by 1.
     Norm,
+    /// The same by `1 + w`, wherever the 1 is added.
+    CentredNorm,
     /// `A_log`: decay rates from 1 to 16.
     Decay,
     /// `dt_bias`: steps from 0.001 to 0.1.
@@ -78,8 +80,10 @@ fn mix(seed: u64, n: u64) -> u64 {
 
 impl Kind {
     fn of(tensor: &str) -> Self {
-        if tensor.contains("norm") {
+        if tensor.contains("linear_attn.norm") {
             Kind::Norm
+        } else if tensor.contains("norm") {
+            Kind::CentredNorm
         } else if tensor.ends_with("A_log") {
             Kind::Decay
         } else if tensor.ends_with("dt_bias") {
@@ -90,11 +94,11 @@ impl Kind {
     }
 
     /// One number of a tensor, from one that is uniform in [0, 1).
-    fn draw(self, uniform: f64, cols: usize, transform: Transform) -> f32 {
+    fn draw(self, uniform: f64, cols: usize) -> f32 {
         let value = match self {
             Kind::Matrix => (2.0 * uniform - 1.0) * (3.0 / cols as f64).sqrt(),
-            Kind::Norm if transform == Transform::AddOne => 0.0,
             Kind::Norm => 1.0,
+            Kind::CentredNorm => 0.0,
             Kind::Decay => 16f64.ln() * uniform,
             // The inverse of softplus of steps whose logarithms are uniform.
             Kind::Step => (0.001 * 100f64.powf(uniform)).exp_m1().ln(),
@@ -128,7 +132,7 @@ impl Material for RandomRows<'_> {
                 for row in rows.clone() {
                     let mut rng = Rng::new(mix(seed, row as u64));
                     for _ in 0..cols {
-                        let value = kind.draw(rng.next_f64(), cols, transform);
+                        let value = kind.draw(rng.next_f64(), cols);
                         scratch.extend(value.to_le_bytes());
                     }
                 }

@@ -370,10 +370,11 @@ fn random_norms_decays_and_steps_are_sane() {
     };
     let mut p = random(
         vec![
-            vector("layers.0.input_layernorm.weight", Transform::AddOne),
+            vector("layers.0.self_attn.q_norm.weight", Transform::AddOne),
             vector("layers.0.linear_attn.norm.weight", Transform::None),
             vector("layers.0.linear_attn.A_log", Transform::NegExp),
             vector("layers.0.linear_attn.dt_bias", Transform::None),
+            vector("layers.0.input_layernorm.weight", Transform::None),
         ],
         7,
     );
@@ -382,6 +383,7 @@ fn random_norms_decays_and_steps_are_sane() {
     assert_eq!(all(1), [1.0; 64]);
     assert!(all(2).iter().all(|v| (-16.01..=-0.99).contains(v)));
     assert!(all(3).iter().all(|v| (0.0009..0.11).contains(&v.exp().ln_1p())));
+    assert_eq!(all(4), [0.0; 64], "the 1 is added where it is used");
 }
 
 #[test]

@@ -2,7 +2,7 @@
 //! shared memory.
 
 use super::LANES;
-use crate::kernels::PANEL;
+use crate::kernels::{Norm, PANEL};
 use q35_kernel::{Expr, KernelBuilder, Mem, ReduceOp};
 use q35_target::Caps;
 use q35_types::DType;
@@ -15,8 +15,8 @@ pub struct Product<'k> {
     pub weight: Mem,
     pub n: u32,
     pub k: u32,
-    /// Weight and eps of an RMSNorm of `x`; only for a few rows.
-    pub norm: Option<(Mem, f32)>,
+    /// An RMSNorm of `x`, and its weight; only for a few rows.
+    pub norm: Option<(Mem, Norm)>,
     /// For a few rows: `x` in heads that are still to be normalised.
     pub heads: Option<Heads>,
     /// For a few rows: only these columns of `x`, from one on. Sums of slices are added up elsewhere, and only
@@ -163,7 +163,7 @@ impl<'k> Product<'k> {
         };
         let totals = self.totals(scratch, &sums.squares);
         let scales: Vec<Expr> = match (self.norm, self.slice) {
-            (Some((_, eps)), None) => {
+            (Some((_, Norm { eps, .. })), None) => {
                 let scale = |&total: &Expr<'k>| b.f(1.0) / (total / self.k as f32 + eps).sqrt();
                 totals.iter().map(scale).collect()
             }
@@ -252,7 +252,7 @@ impl<'k> Product<'k> {
         let round = LANES * u32::from(width);
         let lane = b.lane() * u32::from(width);
         let squares = b.fold_vec(lane, len, round, sums.squares, |i, mut squares| {
-            let norm = self.norm.map(|(weight, _)| b.load_vec(weight, start + i, width));
+            let norm = self.norm.map(|(weight, n)| n.factor(b, weight, start + i, width));
             for (r, (&at, square)) in from.iter().zip(&mut squares).enumerate() {
                 let x = b.load_vec(self.x, at + start + i, width);
                 if self.norm.is_some() {
