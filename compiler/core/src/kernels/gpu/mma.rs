@@ -18,8 +18,8 @@ use q35_types::DType;
 pub const COLUMNS: u32 = 64;
 /// Elements from row to row of a right operand.
 pub const ROW: u32 = COLUMNS + 8;
-/// Elements from row to row of sums that were stored.
-pub const SUMS_ROW: u32 = COLUMNS + 4;
+/// Elements from row to row of sums that were stored: four rows of eight fall into different banks.
+pub const SUMS_ROW: u32 = COLUMNS + 8;
 /// Elements that a lane moves at once.
 pub const PART: u32 = 8;
 
@@ -88,14 +88,15 @@ pub struct Panels<'k> {
 }
 
 impl<'k> Panels<'k> {
-    /// Rows `row .. row + depth` of four panels, to `[depth][ROW]`.
+    /// Rows `row .. row + depth` of four panels, to `[depth][ROW]`; `depth` is a multiple of eight.
     pub fn stage(&self, b: &'k KernelBuilder, row: Expr<'k>, depth: u32, to: Mem) {
         // Of a panel, what lanes read together is in one piece.
         let each = depth * PANEL as u32 / PART;
         for first in (0..4 * each).step_by(LANES as usize) {
             let number = b.lane() + first as i32;
             let (panel, within) = (number / each, number % each);
-            let (down, half) = (within / 2, within % 2 * PART);
+            // Eight lanes at a time have the same half of eight rows, which begin in different banks.
+            let (down, half) = (within / 16 * 8 + within % 8, within / 8 % 2 * PART);
             let at = self.first + panel * self.stride + (row + down) * PANEL + half;
             let inside = [
                 self.rows.map(|rows| (row + down).lt(rows)),

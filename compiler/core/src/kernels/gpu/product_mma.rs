@@ -78,7 +78,7 @@ impl<'k> Product<'k> {
         b.range(0, self.k, DEPTH, |j| {
             b.barrier();
             for &(row, from, there) in &rows {
-                let within = b.lane() % (DEPTH / PART) * PART;
+                let within = b.lane() / 8 % (DEPTH / PART) * PART;
                 let padded = self.k.next_multiple_of(DEPTH);
                 let put = |v: Expr<'k>| {
                     for (&xs, term) in xs.iter().zip(mma::split(v, terms)) {
@@ -111,7 +111,8 @@ impl<'k> Product<'k> {
         self.leave(&sums, (down, right), (first_row, first_panel), store);
     }
 
-    /// The rows that this lane stages: which of the tile, where its `x` begins, whether it is wanted.
+    /// The rows that this lane stages: which of the tile, where its `x` begins, whether it is wanted. Eight lanes
+    /// at a time have the same columns of eight rows, which begin in different banks.
     fn rows_of_lane(
         &self,
         first_row: Expr<'k>,
@@ -119,7 +120,8 @@ impl<'k> Product<'k> {
     ) -> Vec<(Expr<'k>, Expr<'k>, Expr<'k>)> {
         let at_once = LANES / (DEPTH / PART);
         let rows = (0..TILE).step_by(at_once as usize).map(|first| {
-            let row = self.b.lane() / (DEPTH / PART) + first as i32;
+            let lane = self.b.lane();
+            let row = lane / (8 * DEPTH / PART) * 8 + lane % 8 + first as i32;
             let number = first_row + row;
             (row, source(number.min(self.end - 1)), number.lt(self.end))
         });
