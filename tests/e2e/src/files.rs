@@ -1,4 +1,4 @@
-//! Golden files: generated code as it is, reviewed as a diff like any other change.
+//! Golden files: generated code and what it does, reviewed as a diff like any other change.
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -12,9 +12,9 @@ pub struct Files {
 }
 
 impl Files {
-    /// `golden/code/<name>`.
+    /// `golden/<name>`.
     pub fn open(name: &str) -> Files {
-        let folder = crate::golden::folder().join("code").join(name);
+        let folder = crate::golden::folder().join(name);
         let update = std::env::var_os("GOLDEN").is_some_and(|v| v == "update");
         if update {
             std::fs::create_dir_all(&folder).expect("a folder for golden files");
@@ -24,12 +24,20 @@ impl Files {
 
     /// The file holds this text.
     pub fn check(&mut self, name: &str, text: &str) {
+        self.check_by(name, text, |_, _| String::new());
+    }
+
+    /// The file holds this text, or `explain` says how what it holds differs from that.
+    pub fn check_by(&mut self, name: &str, text: &str, explain: impl Fn(&str, &str) -> String) {
         self.seen.insert(name.into());
         let path = self.folder.join(name);
         if self.update {
             std::fs::write(&path, text).expect("a golden file is written");
-        } else if std::fs::read_to_string(&path).ok().as_deref() != Some(text) {
-            self.wrong.push(name.into());
+            return;
+        }
+        let old = std::fs::read_to_string(&path).ok();
+        if old.as_deref() != Some(text) {
+            self.wrong.push(format!("{name}{}", explain(&old.unwrap_or_default(), text)));
         }
     }
 

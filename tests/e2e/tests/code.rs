@@ -33,7 +33,7 @@ fn kernels_and_their_code_are_golden() {
     for (target, names, activations, extension) in shown {
         with_request("tiny-moe", activations, |request| {
             for variant in target.variants().iter().filter(|v| names.contains(&v.name)) {
-                let mut files = Files::open(&format!("{}.{variant}", target.name()));
+                let mut files = Files::open(&format!("code/{}.{variant}", target.name()));
                 for kernel in q35_core::link::kernels(request, variant) {
                     let listing = target.listing(variant, &kernel).expect("a kernel lowers");
                     files.check(&format!("{}.{extension}", kernel.name), &listing);

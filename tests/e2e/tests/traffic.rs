@@ -1,104 +1,31 @@
 //! Bytes that GPU kernels ask for, counted by the evaluator on models of true shapes: beside the
 //! least possible, and beside what `q35c explain` says.
 
-use q35_artifact::{
-    Arg, Artifact, Block, Part, Plan, TargetSection, Times, Unit, Weight, Workload,
-};
+use q35_artifact::{Artifact, TargetSection, Times, Workload};
 use q35_core::kernels::{Act, Linear, Spec};
-use q35_core::{Config, Limits, Options, Request};
 use q35_e2e::evaluator::{Text, gpu};
-use q35_e2e::golden;
-use q35_e2e::traffic::{Counted, Step, add, count, count_alone};
+use q35_e2e::published::{self, MODELS, layers, least, narrow};
+use q35_e2e::step::Step;
+use q35_e2e::traffic::{Counted, add, count, count_alone};
 use q35_interp::kernel::Traffic;
-use q35_types::step::PAGE;
 use q35_types::{Count, DType, StepLayout};
-use serde_json::{Value, json};
-use std::collections::BTreeSet;
 
-/// Published configs: a dense model and a mixture of experts.
-const MODELS: [&str; 2] = ["Qwen3.5-0.8B", "Qwen3.5-35B-A3B"];
 /// Tokens of the sequence before the step.
 const DEPTH: u32 = 4096;
 const DECODE: Step = Step { depth: DEPTH, tokens: 1 };
 
-/// A published model cut to one layer of each kind and to a small vocabulary.
+/// A published model cut to one layer of each kind, for the evaluator.
 fn artifact(name: &str) -> Artifact {
     artifact_with(name, &[])
 }
 
 /// With these values in its config.
 fn artifact_with(name: &str, values: &[(&str, u32)]) -> Artifact {
-    let file = golden::folder().join("configs").join(format!("{name}.json"));
-    let text = std::fs::read_to_string(file).expect("a published config");
-    let mut config: Value = serde_json::from_str(&text).expect("JSON");
-    let text = &mut config["text_config"];
-    text["num_hidden_layers"] = json!(2);
-    text["layer_types"] = json!(["linear_attention", "full_attention"]);
-    text["vocab_size"] = json!(512);
-    text["eos_token_id"] = json!(0);
-    for &(key, value) in values {
-        assert!(!text[key].is_null(), "{key} is in the config");
-        text[key] = json!(value);
-    }
-    let hidden = text["hidden_size"].clone();
-    config["vision_config"]["out_hidden_size"] = hidden;
-    compile(&config.to_string())
-}
-
-fn compile(text: &str) -> Artifact {
-    let request = Request {
-        text,
-        config: &Config::parse(text).expect("a config of the family").config,
-        options: Options { activations: DType::F32, kv: DType::Bf16 },
-        limits: Limits { max_context: 8192, max_batch: 4, max_chunk: 512 },
-        targets: &[&Text::new(gpu(32))],
-    };
-    q35_core::compile(&request).expect("a good config compiles")
+    published::compile(name, values, DType::F32, &Text::new(gpu(32)))
 }
 
 fn section(artifact: &Artifact) -> &TargetSection {
     artifact.target("interp").expect("code for the evaluator")
-}
-
-/// The blocks of a step that are layers.
-fn layers(plan: &Plan) -> Vec<&Block> {
-    let decode = plan.entry("decode").expect("every plan has it");
-    let numbers = decode.sequence.iter().filter(|(_, layer)| layer.is_some());
-    numbers.map(|&(block, _)| &decode.blocks[block as usize]).collect()
-}
-
-/// Bytes that one layer cannot do without in a decode step of one token: of weights, and of
-/// sequence state, in this order.
-fn least(artifact: &Artifact, block: &Block) -> [f64; 2] {
-    let args = || block.launches.iter().flat_map(|l| &l.args);
-    let weights: BTreeSet<u32> =
-        args().filter_map(|a| if let Arg::Weight(n) = a { Some(*n) } else { None }).collect();
-    let states: BTreeSet<u32> =
-        args().filter_map(|a| if let Arg::State(n) = a { Some(*n) } else { None }).collect();
-    let chosen = artifact.model.experts.map_or(0, |e| e.chosen);
-    let weight = |&n: &u32| {
-        let w = &artifact.manifest.weights[n as usize];
-        rows(w) * f64::from(w.cols) * w.dtype.size() as f64 * w.experts.map_or(1, |_| chosen) as f64
-    };
-    let state = |&n: &u32| {
-        let state = &section(artifact).plan.states[n as usize];
-        let bytes = state.unit_bytes as f64;
-        match state.unit {
-            // A ring of inputs: all but one row looked back at, and that one written.
-            Unit::Slot if state.ring => bytes,
-            // Read once and written once.
-            Unit::Slot => 2.0 * bytes,
-            // Of all tokens read, the step's own included, and of that one written.
-            Unit::Page => f64::from(DEPTH + 2) * bytes / f64::from(PAGE),
-        }
-    };
-    [weights.iter().map(weight).sum(), states.iter().map(state).sum()]
-}
-
-/// Rows that hold numbers.
-fn rows(w: &Weight) -> f64 {
-    let zeros = |p: &Part| if let Part::Zeros { rows } = p { *rows } else { 0 };
-    f64::from(w.rows - w.recipes[0].iter().map(zeros).sum::<u32>())
 }
 
 fn bytes(t: Traffic) -> f64 {
@@ -130,7 +57,7 @@ fn a_decode_step_moves_hardly_more_weights_and_state_than_it_must() {
                 })
             };
             let moved = [sum(|c| c.weights), sum(|c| c.state)].map(bytes);
-            let least = least(&artifact, block);
+            let least = least(&artifact, &section(&artifact).plan, block, DEPTH);
             let activations = sum(|c| c.activations);
             eprintln!(
                 "{name}, {}: {:.3} x the least of weights ({:.0}), {:.3} x of state ({:.0}); activations {} read, {} written",
@@ -229,22 +156,11 @@ fn kernels_of_decode_say_what_they_move() {
     }
 }
 
-/// True widths of heads, few of them.
-const FEW: [(&str, u32); 5] = [
-    ("hidden_size", 512),
-    ("num_attention_heads", 2),
-    ("num_key_value_heads", 1),
-    ("linear_num_key_heads", 2),
-    ("linear_num_value_heads", 4),
-];
-
 #[test]
 fn kernels_of_prefill_say_what_they_move() {
     // No expert has more tokens than a tile has rows.
     let step = Step { depth: 4096, tokens: 64 };
-    let dense = [&FEW[..], &[("intermediate_size", 320)]].concat();
-    let experts = [&FEW[..], &[("num_experts", 16), ("num_experts_per_tok", 2)]].concat();
-    for (name, sizes) in MODELS.into_iter().zip([dense, experts]) {
+    for (name, sizes) in MODELS.into_iter().zip(narrow()) {
         // All lanes fetch the logits and ids of the experts.
         assert_said(
             &artifact_with(name, &sizes),
