@@ -6,7 +6,7 @@ mod numbers;
 use numbers::{noise, words};
 use q35_core::kernels::{DeltaRule, DeltaShape, ExpertGroups, Spec};
 use q35_interp::kernel::{Arg, Counters, run};
-use q35_target::Caps;
+use q35_target::{Caps, Mma};
 use q35_types::step::PAGE;
 use q35_types::{Count, DType, StepLayout};
 
@@ -20,14 +20,25 @@ const GPU: Caps = Caps {
     mma: None,
 };
 
+/// With matrix units, and room for what they work on.
+const UNITS: Caps = Caps { shared_bytes: 95 << 10, mma: Some(Mma { m: 16, n: 8, k: 16 }), ..GPU };
+
 const LAYOUT: StepLayout = StepLayout { max_tokens: 512, max_seqs: 3, max_pages: 8 };
 
 fn bytes(values: &[f32]) -> Vec<u8> {
-    values.iter().flat_map(|v| v.to_le_bytes()).collect()
+    packed(DType::F32, values)
 }
 
-fn floats(bytes: &[u8]) -> Vec<f32> {
-    bytes.chunks_exact(4).map(|b| DType::F32.read_f32(b)).collect()
+fn packed(dtype: DType, values: &[f32]) -> Vec<u8> {
+    let mut bytes = vec![0; dtype.size() * values.len()];
+    for (&v, to) in values.iter().zip(bytes.chunks_exact_mut(dtype.size())) {
+        dtype.write_f32(v, to);
+    }
+    bytes
+}
+
+fn floats(dtype: DType, bytes: &[u8]) -> Vec<f32> {
+    bytes.chunks_exact(dtype.size()).map(|b| dtype.read_f32(b)).collect()
 }
 
 /// Tokens of one sequence in a step.
@@ -82,6 +93,11 @@ struct Delta {
 
 impl Delta {
     fn new(shape: DeltaShape, tokens: usize) -> Delta {
+        Delta::of(DType::F32, shape, tokens)
+    }
+
+    /// With activations of that type.
+    fn of(dtype: DType, shape: DeltaShape, tokens: usize) -> Delta {
         let DeltaShape { nk, dk, nv, dv } = shape;
         let (values, heads) = (nv * dv, nv as usize);
         let spec = DeltaRule {
@@ -90,10 +106,11 @@ impl Delta {
             z: 1,
             b: values + 1,
             a: values + nv + 2,
-            dtype: DType::F32,
+            dtype,
             eps: 1e-6,
             chunked: true,
         };
+        let rounded = |values: Vec<f32>| floats(dtype, &packed(dtype, &values));
         let mut qkv = noise(1, tokens * shape.channels() as usize);
         for row in qkv.chunks_exact_mut(shape.channels() as usize) {
             for head in row[..2 * (nk * dk) as usize].chunks_exact_mut(dk as usize) {
@@ -101,9 +118,10 @@ impl Delta {
                 head.iter_mut().for_each(|v| *v /= norm);
             }
         }
+        let x = noise(2, tokens * spec.x_cols as usize).iter().map(|v| 3.0 * v).collect();
         Delta {
-            qkv,
-            x: noise(2, tokens * spec.x_cols as usize).iter().map(|v| 3.0 * v).collect(),
+            qkv: rounded(qkv),
+            x: rounded(x),
             decay: noise(3, heads).iter().map(|v| -v.abs()).collect(),
             dt_bias: noise(4, heads),
             norm: noise(5, dv as usize),
@@ -122,11 +140,12 @@ impl Delta {
         let shape = self.spec.shape;
         let rows = |all: &[f32], cols: u32| {
             let row = |&t: &usize| all[t * cols as usize..][..cols as usize].to_vec();
-            bytes(&tokens.iter().flat_map(row).collect::<Vec<f32>>())
+            packed(self.spec.dtype, &tokens.iter().flat_map(row).collect::<Vec<f32>>())
         };
         let (qkv, x) = (rows(&self.qkv, shape.channels()), rows(&self.x, self.spec.x_cols));
         let [decay, dt_bias, norm] = [&self.decay, &self.dt_bias, &self.norm].map(|v| bytes(v));
-        let mut out = vec![0; tokens.len() * (shape.nv * shape.dv) as usize * 4];
+        let values = tokens.len() * (shape.nv * shape.dv) as usize;
+        let mut out = vec![0; values * self.spec.dtype.size()];
         let step = words(&step(&LAYOUT, runs));
         let args = &mut [
             Arg::Read(&step),
@@ -140,8 +159,10 @@ impl Delta {
         ];
         let kernel = Spec::from(self.spec.clone()).build(caps, &LAYOUT);
         assert!(kernel.shared_bytes() <= caps.shared_bytes as usize);
+        let units = caps.mma.is_some() && self.spec.dtype == DType::Bf16;
+        assert_eq!(!kernel.accumulators.is_empty(), units, "{shape:?}");
         let counters = run(&kernel, args, 0..runs.len() as u32 * shape.nv).expect("it runs");
-        (floats(&out), counters)
+        (floats(self.spec.dtype, &out), counters)
     }
 
     /// Results and states `[head][dk][dv]` after the first `tokens`, token by token.
@@ -188,7 +209,7 @@ impl Delta {
     fn unpacked(&self, slot: &[u8]) -> Vec<f32> {
         let DeltaShape { dk, nv, dv, .. } = self.spec.shape;
         let (dk, dv, wide) = (dk as usize, dv as usize, self.spec.shape.head_state());
-        let packed = floats(slot);
+        let packed = floats(DType::F32, slot);
         let at = |head: usize, r: usize, c: usize| head * wide + c / 16 * dk * 16 + r * 16 + c % 16;
         let heads = 0..nv as usize;
         let rows = heads.flat_map(|head| (0..dk).map(move |r| (head, r)));
@@ -209,10 +230,17 @@ impl Delta {
 
 #[track_caller]
 fn close(got: &[f32], want: &[f64], what: &str) {
+    near(got, want, 0.0, what);
+}
+
+/// But for a rounding of each number by `rounding` of itself.
+#[track_caller]
+fn near(got: &[f32], want: &[f64], rounding: f64, what: &str) {
     assert_eq!(got.len(), want.len());
     let most = want.iter().fold(1e-3f64, |m, v| m.max(v.abs()));
     for (i, (&g, &w)) in got.iter().zip(want).enumerate() {
-        assert!((f64::from(g) - w).abs() <= 1e-4 * most, "{what}: [{i}] is {g}, expected {w}");
+        let bound = 1e-4 * most + rounding * w.abs();
+        assert!((f64::from(g) - w).abs() <= bound, "{what}: [{i}] is {g}, expected {w}");
     }
 }
 
@@ -244,24 +272,50 @@ fn chunks_compute_the_delta_rule() {
     }
 }
 
+/// Heads that matrix units take.
+const WHOLE: [DeltaShape; 3] = [
+    DeltaShape { nk: 1, dk: 32, nv: 2, dv: 32 },
+    DeltaShape { nk: 1, dk: 64, nv: 1, dv: 96 },
+    DeltaShape { nk: 1, dk: 128, nv: 1, dv: 128 },
+];
+
+#[test]
+fn chunks_on_matrix_units_compute_the_delta_rule() {
+    for shape in WHOLE {
+        let delta = Delta::of(DType::Bf16, shape, 81);
+        for tokens in [1, 15, 16, 17, 64, 81] {
+            let mut slots = delta.slots(2);
+            let runs = [Run { pos: 0, len: tokens, from: -1, to: 1 }];
+            let each: Vec<usize> = (0..tokens).collect();
+            let (out, _) = delta.launch(&UNITS, &runs, &each, &mut slots);
+            let (want, states) = delta.defined(tokens);
+            let what = format!("{shape:?}, {tokens} tokens");
+            near(&out, &want, f64::from(2f32.powi(-8)), &what);
+            close(&delta.unpacked(&slots[delta.slot_bytes()..]), &states, &what);
+        }
+    }
+}
+
 #[test]
 fn cuts_at_tiles_and_neighbours_change_no_bit_of_the_delta_rule() {
-    for shape in SHAPES {
-        let delta = Delta::new(shape, 150);
+    let plain = SHAPES.map(|shape| (Delta::new(shape, 150), GPU));
+    let on_units = WHOLE.map(|shape| (Delta::of(DType::Bf16, shape, 150), UNITS));
+    for (delta, caps) in plain.into_iter().chain(on_units) {
+        let shape = delta.spec.shape;
         let all: Vec<usize> = (0..150).collect();
         let mut slots = delta.slots(3);
         let whole = [Run { pos: 0, len: 150, from: -1, to: 0 }];
-        let (want, _) = delta.launch(&GPU, &whole, &all, &mut slots);
+        let (want, _) = delta.launch(&caps, &whole, &all, &mut slots);
         let state = slots[..delta.slot_bytes()].to_vec();
 
         let mut slots = delta.slots(3);
         let first = [Run { pos: 0, len: 64, from: -1, to: 2 }];
-        let (mut found, _) = delta.launch(&GPU, &first, &all[..64], &mut slots);
+        let (mut found, _) = delta.launch(&caps, &first, &all[..64], &mut slots);
         // The rest of it behind five tokens of a sequence that is in the midst of a tile.
         let rest =
             [Run { pos: 70, len: 5, from: 1, to: 1 }, Run { pos: 64, len: 86, from: 2, to: 0 }];
         let tokens = [&all[..5], &all[64..]].concat();
-        let (out, _) = delta.launch(&GPU, &rest, &tokens, &mut slots);
+        let (out, _) = delta.launch(&caps, &rest, &tokens, &mut slots);
         found.extend(&out[5 * (shape.nv * shape.dv) as usize..]);
         assert!(want.iter().zip(&found).all(|(a, b)| a.to_bits() == b.to_bits()), "{shape:?}");
         assert!(state == slots[..delta.slot_bytes()], "{shape:?}");

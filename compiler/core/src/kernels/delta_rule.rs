@@ -7,7 +7,7 @@
 //! show.
 
 use super::elementwise::per_token;
-use super::gpu::delta_chunks::chunk_len;
+use super::gpu::delta_chunks::Layout;
 use super::step::{Step, Tile};
 use super::{PANEL, Template, letter, padded, row};
 use q35_artifact::{Amount, Cost, Tasks, Times};
@@ -95,8 +95,8 @@ impl Template for DeltaRule {
         match (self.chunked, caps.lanes) {
             (true, 1) => cx.chunked(&step, seq),
             (false, 1) => cx.recurrent(&step, seq),
-            (true, _) => match chunk_len(self.shape, caps) {
-                Some(len) => cx.in_chunks(&step, seq, len),
+            (true, _) => match self.layout(caps) {
+                Some(layout) => cx.in_chunks(&step, seq, layout),
                 None => cx.by_columns(&step, seq),
             },
             (false, _) => cx.by_columns(&step, seq),
@@ -114,7 +114,7 @@ impl Template for DeltaRule {
         let chunk = match (self.chunked, caps.lanes) {
             (false, _) => None,
             (true, 1) => Some(CHUNK),
-            (true, _) => chunk_len(self.shape, caps).map(|len| len as usize),
+            (true, _) => self.layout(caps).map(|layout| layout.len as usize),
         };
         let flops = match chunk {
             None => 7 * head,
@@ -131,6 +131,11 @@ impl Template for DeltaRule {
 }
 
 impl DeltaRule {
+    /// Of a chunk on many lanes.
+    fn layout(&self, caps: &Caps) -> Option<Layout> {
+        Layout::of(self.shape, self.dtype, caps)
+    }
+
     /// Weights, bytes of state moved for a sequence, columns of activations read for a token.
     fn reads(&self, caps: &Caps) -> (Amount, usize, u32) {
         let DeltaShape { nk: _, dk, nv, dv } = self.shape;
@@ -139,7 +144,7 @@ impl DeltaRule {
             let state = 2 * nv as usize * self.shape.head_state() * 4;
             return (weights, state, self.shape.channels() + nv * dv + 2 * nv);
         }
-        if self.chunked && chunk_len(self.shape, caps).is_some() {
+        if self.chunked && self.layout(caps).is_some() {
             let state = 2 * nv as usize * self.shape.head_state() * 4;
             return (per_token((nv * (dv + 2)) as usize * 4), state, nv * 2 * (dk + dv + 1));
         }

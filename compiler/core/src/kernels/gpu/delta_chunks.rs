@@ -8,10 +8,14 @@
 //! element of a key or a query read from shared memory serves four columns, and four neighbouring
 //! lanes add up what they have. For the triangular system a lane has one column, its own of the four.
 //!
+//! Where matrix units have the shape for it, they make the products with the state, see
+//! [`delta_units`](super::delta_units); all else is the same.
+//!
 //! Chunks count from the start of a tile, and tokens that a short one lacks are zeros behind those it
 //! has: nothing depends on how many tokens the step has.
 
-use super::LANES;
+use super::delta_units::{self as units, Units};
+use super::{LANES, mma};
 use crate::kernels::delta_rule::{Cx, DeltaShape};
 use crate::kernels::step::{Step, Tile};
 use crate::kernels::{PANEL, padded};
@@ -20,31 +24,43 @@ use q35_target::Caps;
 use q35_types::DType;
 
 /// Columns of a lane, and lanes that share a column's rows.
-const QUAD: u32 = 4;
-
-/// Tokens of a chunk: as many as shared memory has room for. None for heads too wide for any.
-pub fn chunk_len(shape: DeltaShape, caps: &Caps) -> Option<u32> {
-    let fits = |&len: &u32| Layout { shape, len }.bytes() <= caps.shared_bytes;
-    [16, 8, 4].into_iter().find(fits)
-}
+pub const QUAD: u32 = 4;
 
 /// Where things lie in shared memory.
 #[derive(Clone, Copy)]
-struct Layout {
-    shape: DeltaShape,
+pub struct Layout {
+    pub shape: DeltaShape,
     /// Tokens of a chunk.
-    len: u32,
+    pub len: u32,
+    /// Whether products with the state are made by matrix units.
+    pub units: bool,
 }
 
 impl Layout {
+    /// As many tokens as shared memory has room for, on matrix units if they can; none for heads too wide for
+    /// any. `dtype` is that of keys and queries.
+    pub fn of(shape: DeltaShape, dtype: DType, caps: &Caps) -> Option<Layout> {
+        let units = Layout { shape, len: units::TOKENS, units: true };
+        if units::usable(shape, dtype, caps) && units.bytes() <= caps.shared_bytes {
+            return Some(units);
+        }
+        let lanes = [16, 8, 4].map(|len| Layout { shape, len, units: false });
+        lanes.into_iter().find(|layout| layout.bytes() <= caps.shared_bytes)
+    }
+
     /// Elements of a key or a query, zeros behind it.
     fn depth(&self) -> u32 {
         padded(self.shape.dk) as u32
     }
 
+    /// Of keys and queries.
+    fn dtype(&self) -> DType {
+        if self.units { DType::Bf16 } else { DType::F32 }
+    }
+
     /// From one key to the next, so that neighbouring keys fall into different banks.
-    fn key_row(&self) -> u32 {
-        self.depth() + QUAD
+    pub fn key_row(&self) -> u32 {
+        self.depth() + if self.units { mma::PART } else { QUAD }
     }
 
     /// Times that the lanes, a column each, go over a row of values.
@@ -53,22 +69,28 @@ impl Layout {
     }
 
     /// From one row of values to the next: every lane has a place of its own.
-    fn value_row(&self) -> u32 {
-        self.rounds() * LANES
+    pub fn value_row(&self) -> u32 {
+        self.rounds() * LANES + if self.units { mma::PART } else { 0 }
+    }
+
+    /// Rows of values: units leave those of keys and those of queries at once.
+    fn value_rows(&self) -> u32 {
+        if self.units { 2 * self.len } else { self.len }
     }
 
     fn bytes(&self) -> u32 {
-        let tokens = 2 * self.key_row() + self.value_row() + 2 * self.len;
+        let keys = 2 * self.len * self.key_row() * self.dtype().size() as u32;
+        let words = self.value_rows() * self.value_row() + 2 * self.len * self.len;
         // Arrays of a word for each token are rounded up to 64 bytes.
-        4 * self.len * tokens + 4 * 64
+        keys + 4 * words + 4 * 64 + if self.units { units::bytes(self) } else { 0 }
     }
 }
 
 impl<'k> Cx<'k> {
-    /// All tokens of a sequence, `len` at a time.
-    pub fn in_chunks(&self, step: &Step<'k>, seq: Expr<'k>, len: u32) {
-        let b = self.b;
-        let chunk = Chunk::new(self, len);
+    /// All tokens of a sequence, a chunk at a time.
+    pub fn in_chunks(&self, step: &Step<'k>, seq: Expr<'k>, layout: Layout) {
+        let (b, len) = (self.b, layout.len);
+        let chunk = Chunk::new(self, layout);
         let slot = step.slot_of(seq);
         let (first, end) = step.tiles_of(seq);
         b.fold_vec(first, end, 1, chunk.read_state(slot), |n, state| {
@@ -89,15 +111,15 @@ struct Tokens<'k> {
     len: Expr<'k>,
 }
 
-struct Chunk<'c, 'k> {
+pub struct Chunk<'c, 'k> {
     cx: &'c Cx<'k>,
-    b: &'k KernelBuilder,
-    layout: Layout,
+    pub b: &'k KernelBuilder,
+    pub layout: Layout,
     /// Keys and queries, a row a token.
-    k: Mem,
-    q: Mem,
+    pub k: Mem,
+    pub q: Mem,
     /// A row of values a token: in turn `K S`, results, and errors.
-    rows: Mem,
+    pub rows: Mem,
     /// `-A` and `Q Kᵀ ∘ Γ`.
     kk: Mem,
     qk: Mem,
@@ -107,21 +129,22 @@ struct Chunk<'c, 'k> {
     until: Mem,
     beta: Mem,
     /// Which of the four lanes that share columns this is.
-    part: Expr<'k>,
+    pub part: Expr<'k>,
+    units: Option<Units<'k>>,
 }
 
 impl<'c, 'k> Chunk<'c, 'k> {
-    fn new(cx: &'c Cx<'k>, len: u32) -> Self {
-        let b = cx.b;
-        let layout = Layout { shape: cx.shape(), len };
+    fn new(cx: &'c Cx<'k>, layout: Layout) -> Self {
+        let (b, len) = (cx.b, layout.len);
         let shared = |name, each: u32| b.shared(name, DType::F32, len * each);
-        Chunk {
+        let keys = |name| b.shared(name, layout.dtype(), len * layout.key_row());
+        let chunk = Chunk {
             cx,
             b,
             layout,
-            k: shared("k", layout.key_row()),
-            q: shared("q", layout.key_row()),
-            rows: shared("rows", layout.value_row()),
+            k: keys("k"),
+            q: keys("q"),
+            rows: b.shared("rows", DType::F32, layout.value_rows() * layout.value_row()),
             kk: shared("kk", len),
             qk: shared("qk", len),
             g: shared("g", 1),
@@ -129,7 +152,17 @@ impl<'c, 'k> Chunk<'c, 'k> {
             until: shared("until", 1),
             beta: shared("beta", 1),
             part: b.lane() % QUAD,
+            units: layout.units.then(|| Units::new(b, &layout, cx.caps)),
+        };
+        if layout.units && layout.shape.dv < LANES {
+            // Lanes without a column find zeros, as units do not write there.
+            b.when(b.lane().ge(layout.shape.dv as i32), || {
+                for i in 0..layout.value_rows() {
+                    b.store(chunk.rows, chunk.own(b.i(i as i32), 0), b.f(0.0));
+                }
+            });
         }
+        chunk
     }
 
     /// One chunk: writes its results and gives the state after it.
@@ -140,18 +173,24 @@ impl<'c, 'k> Chunk<'c, 'k> {
         let values = self.values(tokens);
         b.barrier();
         self.weigh(tokens);
-        b.range(0, tokens.len, 1, |i| {
-            for (round, sum) in self.times_state(self.k, i, &state).into_iter().enumerate() {
-                b.store(self.rows, self.own(i, round), sum);
-            }
-        });
+        match &self.units {
+            Some(units) => units.times_state(self, &state),
+            None => b.range(0, tokens.len, 1, |i| {
+                for (round, sum) in self.times_state(self.k, i, &state).into_iter().enumerate() {
+                    b.store(self.rows, self.own(i, round), sum);
+                }
+            }),
+        }
         b.barrier();
 
         let errors: Vec<Vec<Expr>> =
             values.iter().enumerate().map(|(round, v)| self.solve(v, round)).collect();
         // O = exp(G) Q S + (Q Kᵀ ∘ Γ) E
         b.range(0, tokens.len, 1, |i| {
-            let sums = self.times_state(self.q, i, &state);
+            let sums = match &self.units {
+                Some(_) => vec![b.load(self.rows, self.own(i + len, 0))],
+                None => self.times_state(self.q, i, &state),
+            };
             let decay = b.load(self.since, i);
             let weights = self.scalars(self.qk, i * len);
             for (round, (sum, errors)) in sums.into_iter().zip(&errors).enumerate() {
@@ -166,13 +205,17 @@ impl<'c, 'k> Chunk<'c, 'k> {
 
         // S ← exp(G_C) S + Kᵀ (exp(G_C − G) E)
         let rest = self.scalars(self.until, b.i(0));
+        let decay = b.load(self.since, tokens.len - 1);
+        if let Some(units) = &self.units {
+            units.store_errors(self, errors[0].iter().zip(&rest).map(|(&e, &rest)| e * rest));
+            return units.add_products(self, &state, decay);
+        }
         for (round, errors) in errors.iter().enumerate() {
             for (i, (&e, &rest)) in errors.iter().zip(&rest).enumerate() {
                 b.store(self.rows, self.own(b.n(i), round), e * rest);
             }
         }
         b.barrier();
-        let decay = b.load(self.since, tokens.len - 1);
         let decayed = state.iter().map(|&s| s * decay).collect();
         b.fold_vec(0, tokens.len, 1, decayed, |i, state| self.add_outer(i, &state))
     }
@@ -210,6 +253,9 @@ impl<'c, 'k> Chunk<'c, 'k> {
             b.when(n.lt(total as i32), || {
                 b.store(self.q, to, q);
                 b.store(self.k, to, k);
+                if let Some(units) = &self.units {
+                    units.store_keys(self, (n / each, n % each * u32::from(width)), k);
+                }
             });
         }
         let total = b.group_scan(g);

@@ -8,6 +8,7 @@ pub mod attention;
 pub mod attention_mma;
 pub mod delta_chunks;
 pub mod delta_rule;
+mod delta_units;
 pub mod expert_groups;
 mod mma;
 pub mod product;
