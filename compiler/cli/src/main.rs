@@ -9,6 +9,7 @@ mod extract;
 mod failure;
 mod inspect;
 mod look;
+mod ptxas;
 mod synth;
 mod targets;
 mod units;
