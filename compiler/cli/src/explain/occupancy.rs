@@ -68,12 +68,12 @@ impl Sm {
         let of_warp = (block.registers * WARP).next_multiple_of(REGISTER_PIECE).max(REGISTER_PIECE);
         let by_registers = REGISTERS / PARTS / of_warp * PARTS;
         let shared = (block.shared + RESERVED).next_multiple_of(SHARED_PIECE);
-        // Of what runs out at once, the first is named.
+        // Of what runs out at once, the first is named: an SM that is full lacks nothing else.
         let limits = [
-            (by_registers / warps, "registers"),
-            (self.shared / shared, "shared memory"),
             (self.warps / warps, "warps"),
             (self.blocks, "blocks"),
+            (by_registers / warps, "registers"),
+            (self.shared / shared, "shared memory"),
         ];
         let (blocks, limit) = limits.into_iter().min_by_key(|(n, _)| *n).expect("four limits");
         Occupancy { blocks, warps: blocks * warps, most_warps: self.warps, limit }
@@ -108,7 +108,7 @@ mod tests {
         assert_eq!(occupancy(80, [128, 80, 40 << 10]), (4, 16, "shared memory"));
         // 255 registers are 8192 a warp: two in each part.
         assert_eq!(occupancy(120, [128, 255, 0]), (2, 8, "registers"));
-        assert_eq!(occupancy(100, [128, 32, 0]), (16, 64, "registers"));
+        assert_eq!(occupancy(100, [128, 32, 0]), (16, 64, "warps"));
         assert_eq!(occupancy(89, [128, 16, 0]), (12, 48, "warps"));
         assert_eq!(occupancy(100, [32, 16, 0]), (32, 32, "blocks"));
         assert_eq!(occupancy(120, [32, 16, 0]), (24, 24, "blocks"));
