@@ -3,37 +3,61 @@
 //! What kernels do is what their launches say of themselves ([`q35_artifact::Cost`]). The least
 //! possible is computed from the weight manifest and the sequence state alone, so the two do
 //! not share a mistake. A step is an entry point followed by `head`.
+//!
+//! Of code for NVIDIA's GPUs it also says what kernels take of a GPU ([`code`]), and of a GPU that is
+//! named how long steps would take on it ([`predict`]).
 
+mod chain;
+mod choice;
+mod code;
+mod gpus;
+mod json;
 mod launches;
+mod occupancy;
+mod predict;
 mod text;
 
+use crate::ptxas::{Ptxas, PtxasError};
 use crate::usage::{self, Usage};
-use q35_artifact::{
-    Arg, Artifact, Cost, Entry, Launch, Plan, State, TargetSection, Unit, Workload,
-};
+use choice::Choice;
+use code::Code;
+use gpus::Gpu;
+use predict::{Prediction, Scene};
+use q35_artifact::{Arg, Artifact, Cost, Entry, Launch, Plan, State, Unit, Workload};
 use q35_types::step::PAGE;
-use serde_json::{Value, json};
 use std::iter::Sum;
 
+pub use json::json;
 pub use launches::Launches;
 pub use text::text;
 
 /// Which steps to look at.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Options<'a> {
-    /// The first in the artifact without one.
+    /// `NAME` or `NAME:VARIANT`; the first in the artifact without one.
     pub target: Option<&'a str>,
     /// Tokens that each sequence has before the step; 4096 without one, or as many as fit.
     pub depth: Option<u32>,
-    /// Sequences of a decode step; 1 and as many as fit without one.
+    /// Sequences of a decode step; 1, 64 and as many as fit without one.
     pub batch: Option<u32>,
+    /// On which to predict how long the steps take.
+    pub gpu: Option<&'a str>,
 }
+
+/// Sequences of a decode step that is looked at beside the smallest and the largest.
+const MANY: u32 = 64;
 
 /// A step that the artifact does not have.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ExplainError {
     #[error("artifact has no code for `{target}`, expected one of: {}", known.join(", "))]
     UnknownTarget { target: String, known: Vec<String> },
+    #[error("gpu is `{gpu}`, expected one of: {}", known.join(", "))]
+    UnknownGpu { gpu: String, known: Vec<&'static str> },
+    #[error("gpu is `{gpu}`, but `{target}` is no code for it, expected target `ptx`")]
+    NotForGpu { gpu: &'static str, target: String },
+    #[error("gpu is `{gpu}` of compute capability {found}, but `{code}` needs at least {least}")]
+    OlderGpu { gpu: &'static str, found: String, code: String, least: String },
     #[error("batch is {found}, expected 1 to {most}")]
     Batch { found: u32, most: u32 },
     #[error("depth is {found}, expected 0 to {most}")]
@@ -45,9 +69,13 @@ pub enum ExplainError {
 pub struct Report {
     pub model_type: String,
     pub target: String,
+    /// That steps are predicted for.
+    pub gpu: Option<Gpu>,
     pub steps: Vec<Step>,
     /// Of the target that was asked for, or of all.
     pub launches: Vec<Launches>,
+    /// Of PTX.
+    pub code: Option<Code>,
 }
 
 /// One step.
@@ -65,6 +93,7 @@ pub struct Step {
     pub kernels: Vec<KernelRow>,
     pub total: Moved,
     pub least: Least,
+    pub prediction: Option<Prediction>,
 }
 
 /// What the shares of kernels are shares of: what bounds the step.
@@ -106,13 +135,17 @@ pub struct Least {
     pub kv: f64,
 }
 
-/// Look at the steps that `options` ask for.
+/// Look at the steps that `options` ask for, and at PTX with `ptxas` if there is one.
 ///
 /// # Errors
 ///
-/// Asked for what the artifact does not have.
-pub fn explain(artifact: &Artifact, options: Options<'_>) -> Result<Report, ExplainError> {
-    let target = target(artifact, options.target)?;
+/// Asked for what the artifact does not have, or for a GPU that does not run it.
+pub fn explain(
+    artifact: &Artifact,
+    options: Options<'_>,
+    ptxas: &Result<Ptxas, PtxasError>,
+) -> Result<Report, ExplainError> {
+    let choice = Choice::of(artifact, options.target, options.gpu)?;
     let model = &artifact.model;
     if let Some(found) = options.batch.filter(|b| !(1..=model.max_batch).contains(b)) {
         return Err(ExplainError::Batch { found, most: model.max_batch });
@@ -125,44 +158,31 @@ pub fn explain(artifact: &Artifact, options: Options<'_>) -> Result<Report, Expl
     let depth = options.depth.unwrap_or(4096);
     let mut batches = match options.batch {
         Some(batch) => vec![batch],
-        None => vec![1, model.max_batch],
+        None => vec![1, MANY.min(model.max_batch), model.max_batch],
     };
     batches.dedup();
     let chunk = model.max_chunk.min(model.max_context);
-    let mut steps = vec![step(artifact, target, "prefill", chunk, 1, depth)];
-    steps.extend(batches.iter().map(|&b| step(artifact, target, "decode", b, b, depth)));
-    let launches = launches::launches(artifact, options.target)?;
+    let mut steps = vec![step(artifact, &choice, "prefill", chunk, 1, depth)];
+    steps.extend(batches.iter().map(|&b| step(artifact, &choice, "decode", b, b, depth)));
     Ok(Report {
         model_type: model.model_type.clone(),
-        target: target.name.clone(),
+        target: choice.section.name.clone(),
+        gpu: choice.gpu,
         steps,
-        launches,
-    })
-}
-
-fn target<'a>(
-    artifact: &'a Artifact,
-    name: Option<&str>,
-) -> Result<&'a TargetSection, ExplainError> {
-    let found = match name {
-        Some(name) => artifact.target(name),
-        None => artifact.targets.first(),
-    };
-    found.ok_or_else(|| ExplainError::UnknownTarget {
-        target: name.unwrap_or("any target").into(),
-        known: artifact.targets.iter().map(|t| t.name.clone()).collect(),
+        launches: launches::launches(artifact, options.target.map(|_| choice)),
+        code: code::code(&choice, ptxas),
     })
 }
 
 fn step(
     artifact: &Artifact,
-    target: &TargetSection,
+    choice: &Choice<'_>,
     name: &'static str,
     tokens: u32,
     sequences: u32,
     depth: u32,
 ) -> Step {
-    let plan = &target.plan;
+    let plan = &choice.section.plan;
     let entry = |name: &str| plan.entry(name).expect("a checked plan has it");
     let entries = [entry(name), entry("head")];
     let each = tokens / sequences;
@@ -192,7 +212,21 @@ fn step(
 
     let usage = Usage::of(&artifact.manifest, &entries);
     let least = least(plan, &usage, workload, depth);
-    Step { entry: name, tokens, sequences, depth, experts, share_of, kernels, total, least }
+    let variant = choice.variant;
+    let scene = Scene { artifact, plan, variant, entries: &entries, workload, depth };
+    let prediction = choice.gpu.map(|gpu| predict::predict(&scene, &total, &least, gpu));
+    Step {
+        entry: name,
+        tokens,
+        sequences,
+        depth,
+        experts,
+        share_of,
+        kernels,
+        total,
+        least,
+        prediction,
+    }
 }
 
 /// Each kernel that is launched, in the order of the plan.
@@ -325,63 +359,6 @@ impl Least {
     fn over(&self, n: f64) -> Least {
         Least { weights: self.weights / n, state: self.state / n, kv: self.kv / n }
     }
-}
-
-/// The report for programs. Bytes and operations are numbers of the step unless a key says that
-/// they are per token.
-pub fn json(report: &Report) -> Value {
-    json!({
-        "model_type": report.model_type,
-        "target": report.target,
-        "steps": report.steps.iter().map(step_json).collect::<Vec<_>>(),
-        "decode_launches": report.launches.iter().map(Launches::json).collect::<Vec<_>>(),
-    })
-}
-
-fn step_json(step: &Step) -> Value {
-    let kernel = |k: &KernelRow| {
-        let mut value = json!({ "name": k.name, "launches": k.launches, "share": k.share });
-        let fields = value.as_object_mut().expect("an object");
-        if let Value::Object(moved) = moved_json(&k.moved) {
-            fields.extend(moved);
-        }
-        value
-    };
-    let tokens = f64::from(step.tokens);
-    let least = step.least.over(tokens);
-    json!({
-        "entry": step.entry,
-        "tokens": step.tokens,
-        "sequences": step.sequences,
-        "depth": step.depth,
-        "distinct_experts": step.experts,
-        "launches": step.kernels.iter().map(|k| k.launches).sum::<u64>(),
-        "share_of": match step.share_of { ShareOf::Bytes => "bytes", ShareOf::Flops => "flops" },
-        "kernels": step.kernels.iter().map(kernel).collect::<Vec<_>>(),
-        "total": moved_json(&step.total),
-        "per_token": moved_json(&step.total.over(tokens)),
-        "least_per_token": {
-            "weights": least.weights,
-            "state": least.state,
-            "kv": least.kv,
-            "bytes": least.bytes(),
-        },
-        "weights_and_state_over_least": step.over_least(),
-    })
-}
-
-fn moved_json(m: &Moved) -> Value {
-    json!({
-        "weights": m.weights,
-        "state_read": m.state_read,
-        "state_written": m.state_written,
-        "activations_read": m.activations_read,
-        "activations_written": m.activations_written,
-        "read": m.read(),
-        "written": m.written(),
-        "bytes": m.bytes(),
-        "flops": m.flops,
-    })
 }
 
 impl Step {

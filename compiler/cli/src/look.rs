@@ -1,6 +1,7 @@
 //! `q35c inspect` and `q35c explain`: looking into an artifact.
 
 use crate::failure::{Failure, print};
+use crate::ptxas::Ptxas;
 use crate::{explain, extract, inspect, targets};
 use clap::Args;
 use q35_artifact::Artifact;
@@ -25,13 +26,19 @@ pub struct Inspect {
 #[derive(Args)]
 pub struct Explain {
     artifact: PathBuf,
-    /// Of an artifact with several targets, which
-    #[arg(long, value_name = "T")]
+    /// Of an artifact with several targets, which; also with the variant, such as `ptx:sm_90`
+    #[arg(long, value_name = "T[:VARIANT]")]
     target: Option<String>,
+    /// Predict how long steps take on this GPU, by its data sheet: A100, L40S, H100, H200, B200, RTX 4090, RTX 5090
+    #[arg(long, value_name = "NAME")]
+    gpu: Option<String>,
+    /// NVIDIA's assembler, which tells what kernels in PTX take of a GPU [default: the one in the path]
+    #[arg(long, value_name = "PATH")]
+    ptxas: Option<PathBuf>,
     /// Tokens that each sequence has before the step [default: 4096, or as many as fit]
     #[arg(long, value_name = "N")]
     depth: Option<u32>,
-    /// Sequences of a decode step [default: 1, and as many as fit]
+    /// Sequences of a decode step [default: 1, 64, and as many as fit]
     #[arg(long, value_name = "N")]
     batch: Option<u32>,
     /// As JSON
@@ -58,9 +65,18 @@ pub fn inspect(args: &Inspect) -> Result<(), Failure> {
 
 pub fn explain(args: &Explain) -> Result<(), Failure> {
     let artifact = read(&args.artifact)?;
-    let options =
-        explain::Options { target: args.target.as_deref(), depth: args.depth, batch: args.batch };
-    let report = explain::explain(&artifact, options).map_err(Failure::new)?;
+    let options = explain::Options {
+        target: args.target.as_deref(),
+        depth: args.depth,
+        batch: args.batch,
+        gpu: args.gpu.as_deref(),
+    };
+    let ptxas = Ptxas::find(args.ptxas.as_deref());
+    // Only one that was named has to be there.
+    if let (Err(error), Some(_)) = (&ptxas, &args.ptxas) {
+        return Err(Failure::new(error));
+    }
+    let report = explain::explain(&artifact, options, &ptxas).map_err(Failure::new)?;
     match args.json {
         true => print(&format!("{:#}\n", explain::json(&report))),
         false => print(&explain::text(&report)),

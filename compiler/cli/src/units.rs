@@ -23,6 +23,16 @@ pub fn count(n: u64) -> String {
     out
 }
 
+/// `12.3` of 0.0000123 seconds
+pub fn microseconds(seconds: f64) -> String {
+    format!("{:.1}", seconds * 1e6)
+}
+
+/// `1,234` or `12.3` a second
+pub fn rate(n: f64) -> String {
+    if n < 99.95 { format!("{n:.1}") } else { count(n.round() as u64) }
+}
+
 /// `12.3 %`
 pub fn percent(share: f64) -> String {
     format!("{:.1} %", share * 100.0)
@@ -87,6 +97,8 @@ mod tests {
         assert_eq!([0.0, 12.34e9, 999.7].map(operations), ["0", "12.3 G", "1.00 K"]);
         assert_eq!([0, 999, 1000, 1234567].map(count), ["0", "999", "1,000", "1,234,567"]);
         assert_eq!(percent(0.1234), "12.3 %");
+        assert_eq!(microseconds(12.345e-6), "12.3");
+        assert_eq!([12.34, 99.96, 1234.5].map(rate), ["12.3", "100", "1,235"]);
     }
 
     #[test]

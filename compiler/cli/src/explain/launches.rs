@@ -1,6 +1,6 @@
 //! Launches of a decode step, block by block: beside bytes, what a step of one token waits for.
 
-use super::{ExplainError, target};
+use super::choice::Choice;
 use crate::units::{count, table};
 use q35_artifact::{Artifact, TargetSection};
 use serde_json::{Value, json};
@@ -23,15 +23,11 @@ pub struct BlockRow {
     pub launches: u32,
 }
 
-/// Of the target that is asked for, or of all.
-///
-/// # Errors
-///
-/// There is no such target.
-pub fn launches(artifact: &Artifact, name: Option<&str>) -> Result<Vec<Launches>, ExplainError> {
-    match name {
-        Some(_) => Ok(vec![of(target(artifact, name)?)]),
-        None => Ok(artifact.targets.iter().map(of).collect()),
+/// Of the target that was asked for, or of all.
+pub fn launches(artifact: &Artifact, asked: Option<Choice<'_>>) -> Vec<Launches> {
+    match asked {
+        Some(choice) => vec![of(choice.section)],
+        None => artifact.targets.iter().map(of).collect(),
     }
 }
 

@@ -1,18 +1,29 @@
 //! The report for people.
 
+use super::predict::assumptions;
 use super::{KernelRow, Moved, Report, ShareOf, Step};
 use crate::units::{bytes, count, operations, percent, table};
 
-/// One table of kernels for each step, and below it the totals per token; then the launches.
+/// One table of kernels for each step, and below it the totals per token and what is predicted; then
+/// the launches, what kernels take of a GPU, and what predictions rest on.
 pub fn text(report: &Report) -> String {
     let mut out = format!("{} for {}\n", report.model_type, report.target);
     for step in &report.steps {
         out += &format!("\n{}\n", title(step));
         out += &kernels(step);
         out += &format!("\n{}", totals(step));
+        if let (Some(prediction), Some(gpu)) = (&step.prediction, report.gpu) {
+            out += &format!("\n{}", prediction.text(gpu));
+        }
     }
     for launches in &report.launches {
         out += &format!("\n{}", launches.text());
+    }
+    if let Some(code) = &report.code {
+        out += &format!("\n{}", code.text());
+    }
+    if let Some(gpu) = report.gpu {
+        out += &format!("\n{}", assumptions(gpu));
     }
     out
 }
