@@ -14,6 +14,7 @@
 //! then the missing barrier, a race, would be the better explanation.
 
 use crate::error::FaultKind;
+use crate::regs::{LANES, Lanes, lanes_of, steps};
 
 /// Who: a thread of the block, and how.
 const THREAD: u16 = 0x3ff;
@@ -31,6 +32,46 @@ struct Cell {
     readers: u32,
     writer: u16,
     reader: u16,
+}
+
+/// When an access is, for cells.
+#[derive(Clone, Copy)]
+struct Now {
+    time: u32,
+    start: u32,
+    met: u32,
+    /// When the lanes of the warp last met.
+    own: u32,
+    /// Barriers join all threads.
+    simple: bool,
+}
+
+impl Cell {
+    #[inline]
+    fn written(time: u32, who: Who) -> Self {
+        Self { written: time, writer: who.thread() | who.strength(), ..Self::default() }
+    }
+
+    /// Nobody has touched it since all last met: a write is in order.
+    #[inline]
+    fn rests(&self, met: u32) -> bool {
+        self.written < met && self.read < met && self.writer & FLYING == 0
+    }
+
+    #[inline]
+    fn read_by(&mut self, who: Who, now: Now) {
+        let (me, strong, bit) = (who.thread(), who.strength(), 1 << who.warp);
+        if self.read < now.met || self.read < now.own && self.readers == bit {
+            self.readers = 0;
+        }
+        self.reader = match self.readers {
+            0 => me | strong,
+            _ if self.reader & MANY == me => me | strong & self.reader,
+            _ => MANY | strong & self.reader,
+        };
+        self.readers |= bit;
+        self.read = now.time;
+    }
 }
 
 /// What went wrong, without its place: the lane is the caller's.
@@ -77,6 +118,10 @@ impl Who {
     fn thread(self) -> u16 {
         (self.warp * 32 + self.lane) as u16
     }
+
+    fn strength(self) -> u16 {
+        if self.strong { STRONG } else { 0 }
+    }
 }
 
 impl Shared {
@@ -115,20 +160,69 @@ impl Shared {
         self.unwritten = None;
     }
 
+    /// Lanes of a warp read so many bytes each, at a multiple of the size of their elements and within bounds.
+    pub fn read(
+        &mut self,
+        addresses: &Lanes<u64>,
+        on: u32,
+        bytes: u64,
+        who: Who,
+    ) -> Result<(), (usize, Fault)> {
+        let now = self.now(who);
+        // Of lanes that read the same, all behind the second find what that one left.
+        let most = if steps(addresses, 0) { 2 } else { LANES };
+        for lane in lanes_of(on).take(most) {
+            let who = Who { lane, ..who };
+            let (first, last) = self.cells_of(addresses[lane], bytes);
+            for i in first..last {
+                self.note_read_at(i, who, now).map_err(|fault| (lane, fault))?;
+            }
+        }
+        Ok(())
+    }
+
     /// An element of 1, 2, 4 or 8 bytes, at a multiple of its size and within bounds.
+    #[inline]
     pub fn load(&mut self, at: u64, bytes: u64, who: Who) -> Result<u64, Fault> {
+        let now = self.now(who);
         let (first, last) = self.cells_of(at, bytes);
         for i in first..last {
-            self.note_read(i, who)?;
+            self.note_read_at(i, who, now)?;
         }
         Ok(self.peek(at, bytes))
     }
 
+    /// Lanes of a warp write so many elements each, whose values `value` has by lane and element.
+    #[inline]
+    pub fn write(
+        &mut self,
+        addresses: &Lanes<u64>,
+        on: u32,
+        (element, count): (u64, usize),
+        who: Who,
+        value: impl Fn(usize, usize) -> u64,
+    ) -> Result<(), (usize, Fault)> {
+        for lane in lanes_of(on) {
+            let who = Who { lane, ..who };
+            for e in 0..count {
+                let at = addresses[lane] + e as u64 * element;
+                self.store(at, element, value(lane, e), who).map_err(|fault| (lane, fault))?;
+            }
+        }
+        Ok(())
+    }
+
+    #[inline(always)]
     pub fn store(&mut self, at: u64, bytes: u64, value: u64, who: Who) -> Result<(), Fault> {
         let (first, last) = self.cells_of(at, bytes);
-        let same = self.peek(at, bytes) == value & u64::MAX >> (64 - 8 * bytes);
-        for i in first..last {
-            self.note_write(i, who, same, 0)?;
+        if self.reads.is_none() && self.cells[first..last].iter().all(|c| c.rests(self.met)) {
+            let cell = Cell::written(self.time, who);
+            self.cells[first..last].iter_mut().for_each(|c| *c = cell);
+        } else {
+            let same = self.peek(at, bytes) == value & u64::MAX >> (64 - 8 * bytes);
+            for i in first..last {
+                self.note_write(i, who, same, 0)?;
+            }
         }
         self.poke(at, bytes, value);
         Ok(())
@@ -168,17 +262,31 @@ impl Shared {
     pub fn finish_copy(&mut self, at: u64, data: &[u32], who: Who) {
         let (first, last) = self.cells_of(at, data.len() as u64 * 4);
         for cell in &mut self.cells[first..last] {
-            *cell = Cell { written: self.time, writer: who.thread(), ..Cell::default() };
+            *cell = Cell::written(self.time, who);
         }
         let word = (at / 4) as usize;
         self.words[word..word + data.len()].copy_from_slice(data);
     }
 
+    /// What all accesses of one instruction have in common.
+    #[inline]
+    fn now(&self, who: Who) -> Now {
+        Now {
+            time: self.time,
+            start: self.start,
+            met: self.met,
+            own: self.seen[who.warp * self.warps + who.warp],
+            simple: self.reads.is_none(),
+        }
+    }
+
+    #[inline]
     fn cells_of(&self, at: u64, bytes: u64) -> (usize, usize) {
         ((at >> self.shift) as usize, ((at + bytes) as usize).div_ceil(1 << self.shift))
     }
 
-    fn peek(&self, at: u64, bytes: u64) -> u64 {
+    #[inline]
+    pub fn peek(&self, at: u64, bytes: u64) -> u64 {
         let word = (at / 4) as usize;
         let low = u64::from(self.words[word]);
         match bytes {
@@ -189,6 +297,7 @@ impl Shared {
         }
     }
 
+    #[inline]
     fn poke(&mut self, at: u64, bytes: u64, value: u64) {
         let word = (at / 4) as usize;
         match bytes {
@@ -206,6 +315,17 @@ impl Shared {
     }
 
     #[inline]
+    fn note_read_at(&mut self, i: usize, who: Who, now: Now) -> Result<(), Fault> {
+        let cell = &mut self.cells[i];
+        // Written in this block, and all have met since.
+        let settled = (now.start..now.met).contains(&cell.written) && cell.writer & FLYING == 0;
+        if settled && now.simple {
+            cell.read_by(who, now);
+            return Ok(());
+        }
+        self.note_read(i, who)
+    }
+
     fn note_read(&mut self, i: usize, who: Who) -> Result<(), Fault> {
         let me = who.thread();
         let cell = self.cells[i];
@@ -220,27 +340,14 @@ impl Shared {
         {
             return Err(self.race(i, "reads", cell.writer & THREAD, "wrote"));
         }
-        let cell = &mut self.cells[i];
-        let bit = 1 << who.warp;
-        let own = self.seen[who.warp * self.warps + who.warp];
-        if cell.read < self.met || cell.read < own && cell.readers == bit {
-            cell.readers = 0;
-        }
-        let strong = if who.strong { STRONG } else { 0 };
-        cell.reader = match cell.readers {
-            0 => me | strong,
-            _ if cell.reader & MANY == me => me | strong & cell.reader,
-            _ => MANY | strong & cell.reader,
-        };
-        cell.readers |= bit;
-        cell.read = self.time;
+        let now = self.now(who);
+        self.cells[i].read_by(who, now);
         if let Some(reads) = &mut self.reads {
             reads[i * self.warps + who.warp] = self.time;
         }
         Ok(())
     }
 
-    #[inline]
     fn note_write(&mut self, i: usize, who: Who, same: bool, flags: u16) -> Result<(), Fault> {
         let me = who.thread();
         let cell = self.cells[i];
@@ -265,8 +372,8 @@ impl Shared {
                 return Err(self.race(i, "writes", reader, "read"));
             }
         }
-        let strong = if who.strong { STRONG } else { 0 };
-        self.cells[i] = Cell { written: self.time, writer: me | strong | flags, ..Cell::default() };
+        let cell = Cell::written(self.time, who);
+        self.cells[i] = Cell { writer: cell.writer | flags, ..cell };
         if let Some(reads) = &mut self.reads {
             reads[i * self.warps..(i + 1) * self.warps].fill(0);
         }
@@ -276,7 +383,7 @@ impl Shared {
     /// A thread that read the cell and that nothing orders before this one.
     fn unordered_reader(&self, i: usize, who: Who) -> Option<u16> {
         let cell = self.cells[i];
-        for warp in crate::regs::lanes_of(cell.readers) {
+        for warp in lanes_of(cell.readers) {
             let seen = self.seen[who.warp * self.warps + warp];
             let read = match &self.reads {
                 Some(reads) => reads[i * self.warps + warp],
@@ -370,49 +477,4 @@ impl Shared {
             *seen = (*seen).max(*brought);
         }
     }
-}
-
-/// Passes beyond the first that accesses of so many bytes at these addresses need: 32 banks of 4 bytes, the same word
-/// for several lanes at once. 8-byte accesses go by halves of the warp, 16-byte ones by quarters.
-pub(crate) fn conflicts(addresses: &[u64; 32], mask: u32, bytes: u64) -> u64 {
-    let group = match bytes {
-        0..=4 => 32,
-        8 => 16,
-        _ => 8,
-    };
-    let mut total = 0;
-    for start in (0..32).step_by(group) {
-        let part = mask >> start & u32::MAX >> (32 - group);
-        let words = (bytes / 4).max(1);
-        total += extra_passes(crate::regs::lanes_of(part).flat_map(|i| {
-            let first = addresses[start + i] / 4;
-            first..first + words
-        }));
-    }
-    total
-}
-
-/// Passes beyond the first for one access of these words.
-pub(crate) fn extra_passes(words: impl Iterator<Item = u64>) -> u64 {
-    // The distinct words of each bank: an access has at most 64 words.
-    let mut first = [u64::MAX; 32];
-    let mut more: Vec<u64> = vec![];
-    for word in words {
-        let bank = (word % 32) as usize;
-        if first[bank] == u64::MAX {
-            first[bank] = word;
-        } else if first[bank] != word {
-            more.push(word);
-        }
-    }
-    if more.is_empty() {
-        return 0;
-    }
-    more.sort_unstable();
-    more.dedup();
-    let mut counts = [0u64; 32];
-    for word in more {
-        counts[(word % 32) as usize] += 1;
-    }
-    counts.into_iter().max().unwrap_or(0)
 }

@@ -8,6 +8,7 @@ mod access;
 mod atomic;
 mod copy;
 mod matrix;
+mod shared;
 
 use crate::counters::Tally;
 use crate::error::FaultKind;
