@@ -55,7 +55,13 @@ impl Cell {
     /// Nobody has touched it since all last met: a write is in order.
     #[inline]
     fn rests(&self, met: u32) -> bool {
-        self.written < met && self.read < met && self.writer & FLYING == 0
+        (self.written < met) & (self.read < met) & (self.writer & FLYING == 0)
+    }
+
+    /// This block wrote it before all last met: a read is in order.
+    #[inline]
+    fn settled(&self, now: Now) -> bool {
+        (self.written >= now.start) & (self.written < now.met) & (self.writer & FLYING == 0)
     }
 
     #[inline]
@@ -174,9 +180,7 @@ impl Shared {
         for lane in lanes_of(on).take(most) {
             let who = Who { lane, ..who };
             let (first, last) = self.cells_of(addresses[lane], bytes);
-            for i in first..last {
-                self.note_read_at(i, who, now).map_err(|fault| (lane, fault))?;
-            }
+            self.note_reads(first, last, who, now).map_err(|fault| (lane, fault))?;
         }
         Ok(())
     }
@@ -186,38 +190,43 @@ impl Shared {
     pub fn load(&mut self, at: u64, bytes: u64, who: Who) -> Result<u64, Fault> {
         let now = self.now(who);
         let (first, last) = self.cells_of(at, bytes);
-        for i in first..last {
-            self.note_read_at(i, who, now)?;
-        }
+        self.note_reads(first, last, who, now)?;
         Ok(self.peek(at, bytes))
     }
 
-    /// Lanes of a warp write so many elements each, whose values `value` has by lane and element.
-    #[inline]
-    pub fn write(
+    /// Lanes of a warp write a word of each row, one behind the other, within bounds.
+    pub fn write<const N: usize>(
         &mut self,
         addresses: &Lanes<u64>,
         on: u32,
-        (element, count): (u64, usize),
         who: Who,
-        value: impl Fn(usize, usize) -> u64,
+        rows: [&Lanes<u32>; N],
     ) -> Result<(), (usize, Fault)> {
+        let by_words = self.shift == 2 && self.reads.is_none();
         for lane in lanes_of(on) {
             let who = Who { lane, ..who };
-            for e in 0..count {
-                let at = addresses[lane] + e as u64 * element;
-                self.store(at, element, value(lane, e), who).map_err(|fault| (lane, fault))?;
+            let word = (addresses[lane] / 4) as usize;
+            if by_words && self.cells[word..word + N].iter().all(|cell| cell.rests(self.met)) {
+                self.cells[word..word + N].fill(Cell::written(self.time, who));
+                for (word, row) in self.words[word..word + N].iter_mut().zip(rows) {
+                    *word = row[lane];
+                }
+                continue;
+            }
+            for (e, row) in rows.iter().enumerate() {
+                let at = addresses[lane] + 4 * e as u64;
+                self.store(at, 4, row[lane].into(), who).map_err(|fault| (lane, fault))?;
             }
         }
         Ok(())
     }
 
-    #[inline(always)]
+    /// An element of 1, 2, 4 or 8 bytes, at a multiple of its size and within bounds.
+    #[inline]
     pub fn store(&mut self, at: u64, bytes: u64, value: u64, who: Who) -> Result<(), Fault> {
         let (first, last) = self.cells_of(at, bytes);
         if self.reads.is_none() && self.cells[first..last].iter().all(|c| c.rests(self.met)) {
-            let cell = Cell::written(self.time, who);
-            self.cells[first..last].iter_mut().for_each(|c| *c = cell);
+            self.cells[first..last].fill(Cell::written(self.time, who));
         } else {
             let same = self.peek(at, bytes) == value & u64::MAX >> (64 - 8 * bytes);
             for i in first..last {
@@ -315,15 +324,13 @@ impl Shared {
     }
 
     #[inline]
-    fn note_read_at(&mut self, i: usize, who: Who, now: Now) -> Result<(), Fault> {
-        let cell = &mut self.cells[i];
-        // Written in this block, and all have met since.
-        let settled = (now.start..now.met).contains(&cell.written) && cell.writer & FLYING == 0;
-        if settled && now.simple {
-            cell.read_by(who, now);
+    fn note_reads(&mut self, first: usize, last: usize, who: Who, now: Now) -> Result<(), Fault> {
+        let cells = &mut self.cells[first..last];
+        if now.simple && cells.iter().all(|cell| cell.settled(now)) {
+            cells.iter_mut().for_each(|cell| cell.read_by(who, now));
             return Ok(());
         }
-        self.note_read(i, who)
+        (first..last).try_for_each(|i| self.note_read(i, who))
     }
 
     fn note_read(&mut self, i: usize, who: Who) -> Result<(), Fault> {

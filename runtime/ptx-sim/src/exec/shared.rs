@@ -58,15 +58,22 @@ impl Warp {
         within_shared(around, addresses, on, bytes)?;
         around.count_shared(addresses, on, bytes);
         let who = self.who(0, access.strong);
-        let regs = &access.regs[..];
         let shared = &mut *around.shared;
-        let written = match (element, regs) {
-            (4, &[Reg::W32(one)]) => {
-                let row = &self.regs.w32[one];
-                shared.write(addresses, on, (4, 1), who, |lane, _| row[lane].into())
+        let row = |index: usize| &self.regs.w32[index];
+        let written = match (element, &access.regs[..]) {
+            (4, &[Reg::W32(a)]) => shared.write(addresses, on, who, [row(a)]),
+            (4, &[Reg::W32(a), Reg::W32(b)]) => shared.write(addresses, on, who, [a, b].map(row)),
+            (4, &[Reg::W32(a), Reg::W32(b), Reg::W32(c), Reg::W32(d)]) => {
+                shared.write(addresses, on, who, [a, b, c, d].map(row))
             }
-            _ => shared.write(addresses, on, (element, regs.len()), who, |lane, e| {
-                self.regs.lane(regs[e], lane)
+            (_, regs) => lanes_of(on).try_for_each(|lane| {
+                let who = self.who(lane, access.strong);
+                regs.iter().enumerate().try_for_each(|(e, &reg)| {
+                    let at = addresses[lane] + e as u64 * element;
+                    shared
+                        .store(at, element, self.regs.lane(reg, lane), who)
+                        .map_err(|fault| (lane, fault))
+                })
             }),
         };
         written.or_else(|(lane, fault)| at_lane(lane, fault))
