@@ -5,6 +5,7 @@ use crate::error::{Error, Fault, FaultKind};
 use crate::exec::{Around, Arrivals, Barriers, Stop, Trouble, Warp};
 use crate::launch::Env;
 use crate::shared::{Shared, Unwritten};
+use std::sync::{Mutex, MutexGuard};
 
 /// Instructions of a warp before the next has its turn: a warp that polls what another writes gets an answer.
 const QUANTUM: u64 = 1 << 16;
@@ -20,6 +21,8 @@ pub(crate) enum Pause {
 }
 
 pub(crate) struct Block {
+    /// What it was made for, besides its kernel: grid, block, bytes of dynamic shared memory.
+    shape: Shape,
     at: [u32; 3],
     warps: Vec<Warp>,
     shared: Shared,
@@ -30,13 +33,48 @@ pub(crate) struct Block {
     grace: u64,
 }
 
+type Shape = ([u32; 3], [u32; 3], u64);
+
+fn shape(env: &Env<'_>) -> Shape {
+    (env.grid, env.block, env.dynamic_shared)
+}
+
+/// Blocks of a kernel that have ended well, for the next ones: to make one takes longer than many run.
+#[derive(Default)]
+pub(crate) struct Spare(Mutex<Vec<Block>>);
+
+impl Spare {
+    /// As many as small launches, of which there are many, have at once.
+    const MOST: usize = 4;
+
+    pub fn take(&self, env: &Env<'_>) -> Block {
+        let mut blocks = self.blocks();
+        blocks.retain(|block| block.shape == shape(env));
+        let found = blocks.pop();
+        drop(blocks);
+        found.unwrap_or_else(|| Block::new(env))
+    }
+
+    pub fn give(&self, block: Block) {
+        let mut blocks = self.blocks();
+        if blocks.len() < Self::MOST {
+            blocks.push(block);
+        }
+    }
+
+    fn blocks(&self) -> MutexGuard<'_, Vec<Block>> {
+        self.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+}
+
 impl Block {
-    pub fn new(env: &Env<'_>) -> Self {
+    fn new(env: &Env<'_>) -> Self {
         let warps = env.threads.div_ceil(32);
         let kernel = env.kernel;
         Self {
+            shape: shape(env),
             at: [0; 3],
-            warps: (0..warps).map(Warp::new).collect(),
+            warps: (0..warps).map(|index| Warp::new(env, index)).collect(),
             shared: Shared::new(env.shared_bytes, kernel.granule, warps, kernel.partial_barriers),
             barriers: Barriers::default(),
             done: vec![],

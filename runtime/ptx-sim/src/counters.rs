@@ -186,15 +186,15 @@ impl Tally {
             barriers: self.barriers,
             ..Counters::default()
         };
+        let mut kinds = vec![0; kernel.kinds.len()];
         for ((code, executed), lanes) in kernel.code.iter().zip(&self.executed).zip(&self.lanes) {
-            if *executed > 0 {
-                out.instructions += executed;
-                *out.kinds.entry(kernel.kinds[usize::from(code.kind)].clone()).or_default() +=
-                    executed;
-                out.flops += lanes * u64::from(code.flops);
-                out.tensor_flops += executed * u64::from(code.tensor_flops);
-            }
+            out.instructions += executed;
+            kinds[usize::from(code.kind)] += executed;
+            out.flops += lanes * u64::from(code.flops);
+            out.tensor_flops += executed * u64::from(code.tensor_flops);
         }
+        let counted = kernel.kinds.iter().zip(kinds).filter(|(_, count)| *count > 0);
+        out.kinds = counted.map(|(kind, count)| (kind.clone(), count)).collect();
         for (allocation, [loads, stores, atomics]) in memory.allocations().iter().zip(&self.buffers)
         {
             let buffer = Buffer {

@@ -6,17 +6,18 @@
 //! All other kernels run on as many threads as are wanted; their counters are sums, and of several faults the one of
 //! the lowest block is told, so neither depends on the number of threads.
 
-use crate::block::{Block, Pause};
+use crate::block::{Block, Pause, Spare};
 use crate::counters::{Counters, Tally};
 use crate::error::Error;
 use crate::memory::Memory;
 use crate::op::Kernel;
 use crate::types::Space;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 /// Rounds of polling by all blocks, with nothing done in between, before they are taken to wait forever.
 const PATIENCE: u32 = 8;
+/// Instructions before other threads are asked to help: to wake them takes as long.
+const ALONE: u64 = 1 << 12;
 /// What the hardware allows a block.
 const MOST_THREADS: u64 = 1024;
 const MOST_SHARED: u64 = 227 << 10;
@@ -74,6 +75,7 @@ fn unfold(index: u64, [x, y, _]: [u32; 3]) -> [u32; 3] {
 
 pub(crate) fn launch(
     kernel: &Kernel,
+    spare: &Spare,
     memory: &Memory,
     launch: &Launch<'_>,
 ) -> Result<Counters, Error> {
@@ -81,9 +83,9 @@ pub(crate) fn launch(
     let [x, y, z] = launch.grid.map(u64::from);
     let blocks = x * y * z;
     let tally = if kernel.ordered || launch.threads <= 1 || blocks == 1 {
-        in_order(&env, blocks, launch.limit)?
+        in_order(&env, spare, blocks, launch.limit)?
     } else {
-        at_once(&env, blocks, launch)?
+        at_once(&env, spare, blocks, launch)?
     };
     Ok(tally.counters(kernel, memory))
 }
@@ -144,11 +146,10 @@ fn tally_for(env: &Env<'_>) -> Tally {
     Tally::new(env.kernel.code.len(), env.memory.allocations().len())
 }
 
-fn in_order(env: &Env<'_>, blocks: u64, limit: u64) -> Result<Tally, Error> {
+fn in_order(env: &Env<'_>, spare: &Spare, blocks: u64, limit: u64) -> Result<Tally, Error> {
     let mut tally = tally_for(env);
     let mut left = limit;
     let mut waiting: Vec<Block> = vec![];
-    let mut spare = vec![];
     let mut next = 0;
     let mut idle = 0;
     while next < blocks || !waiting.is_empty() {
@@ -159,18 +160,18 @@ fn in_order(env: &Env<'_>, blocks: u64, limit: u64) -> Result<Tally, Error> {
             let pause = waiting[at].run(env, &mut tally, &mut left)?;
             moved |= pause == Pause::Done || waiting[at].progress() != before;
             if pause == Pause::Done {
-                spare.push(waiting.remove(at));
+                spare.give(waiting.remove(at));
             } else {
                 at += 1;
             }
         }
         if next < blocks {
-            let mut block = spare.pop().unwrap_or_else(|| Block::new(env));
+            let mut block = spare.take(env);
             block.start(env, unfold(next, env.grid));
             next += 1;
             moved = true;
             match block.run(env, &mut tally, &mut left)? {
-                Pause::Done => spare.push(block),
+                Pause::Done => spare.give(block),
                 Pause::Waiting => waiting.push(block),
             }
         }
@@ -182,63 +183,79 @@ fn in_order(env: &Env<'_>, blocks: u64, limit: u64) -> Result<Tally, Error> {
     Ok(tally)
 }
 
-fn at_once(env: &Env<'_>, blocks: u64, launch: &Launch<'_>) -> Result<Tally, Error> {
-    let next = AtomicU64::new(0);
-    let failed = AtomicU64::new(u64::MAX);
-    let total = Mutex::new((tally_for(env), None::<(u64, Error)>));
-    let work = || {
-        let mut tally = tally_for(env);
-        let mut left = launch.limit;
-        let mut block = Block::new(env);
-        let mut first: Option<(u64, Error)> = None;
-        loop {
-            let index = next.fetch_add(1, Relaxed);
+/// Blocks that threads take one after the other.
+struct Queue {
+    next: AtomicU64,
+    blocks: u64,
+    /// The lowest that failed so far.
+    failed: AtomicU64,
+}
+
+/// What one thread has run.
+struct Worker {
+    tally: Tally,
+    left: u64,
+    failed: Option<(u64, Error)>,
+}
+
+impl Worker {
+    /// Runs blocks until there are no more, or until it has run so many instructions.
+    fn run(&mut self, env: &Env<'_>, spare: &Spare, queue: &Queue, most: u64) {
+        let end = self.left.saturating_sub(most);
+        let mut block = spare.take(env);
+        while self.left >= end {
+            let index = queue.next.fetch_add(1, Relaxed);
             // Blocks before one that failed are finished: one of them may fail too, and is the one to be told.
-            if index >= blocks || index > failed.load(Relaxed) {
+            if index >= queue.blocks || index > queue.failed.load(Relaxed) {
                 break;
             }
             block.start(env, unfold(index, env.grid));
-            let mut idle = 0;
-            let mut before = block.progress();
-            let result = loop {
-                match block.run(env, &mut tally, &mut left) {
-                    Ok(Pause::Done) => break Ok(()),
-                    Ok(Pause::Waiting) => {
-                        let now = block.progress();
-                        idle = if now == before { idle + 1 } else { 0 };
-                        before = now;
-                        if idle > PATIENCE {
-                            break Err(block.waits_forever(env));
-                        }
-                    }
-                    Err(error) => break Err(error),
-                }
-            };
-            if let Err(error) = result {
-                failed.fetch_min(index, Relaxed);
-                first = Some((index, error));
-                break;
+            if let Err(error) = self.block(env, &mut block) {
+                queue.failed.fetch_min(index, Relaxed);
+                self.failed = Some((index, error));
+                return;
             }
         }
-        let mut total = total.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-        total.0.merge(&tally);
-        if let Some((index, error)) = first
-            && total.1.as_ref().is_none_or(|(other, _)| index < *other)
-        {
-            total.1 = Some((index, error));
-        }
-    };
-    let workers = (launch.threads as u64).min(blocks);
-    rayon::scope(|scope| {
-        for _ in 1..workers {
-            scope.spawn(|_| work());
-        }
-        work();
-    });
-    match total.into_inner().unwrap_or_else(|poisoned| poisoned.into_inner()) {
-        (_, Some((_, error))) => Err(error),
-        (tally, None) => Ok(tally),
+        spare.give(block);
     }
+
+    fn block(&mut self, env: &Env<'_>, block: &mut Block) -> Result<(), Error> {
+        let mut idle = 0;
+        let mut before = block.progress();
+        while block.run(env, &mut self.tally, &mut self.left)? == Pause::Waiting {
+            let now = block.progress();
+            idle = if now == before { idle + 1 } else { 0 };
+            before = now;
+            if idle > PATIENCE {
+                return Err(block.waits_forever(env));
+            }
+        }
+        Ok(())
+    }
+}
+
+fn at_once(env: &Env<'_>, spare: &Spare, blocks: u64, launch: &Launch<'_>) -> Result<Tally, Error> {
+    let queue = Queue { next: AtomicU64::new(0), blocks, failed: AtomicU64::new(u64::MAX) };
+    let worker = || Worker { tally: tally_for(env), left: launch.limit, failed: None };
+    let mut workers = vec![worker()];
+    workers[0].run(env, spare, &queue, ALONE);
+    if queue.next.load(Relaxed) < blocks && workers[0].failed.is_none() {
+        workers.resize_with((launch.threads as u64).min(blocks) as usize, worker);
+        rayon::scope(|scope| {
+            for worker in &mut workers {
+                scope.spawn(|_| worker.run(env, spare, &queue, u64::MAX));
+            }
+        });
+    }
+    if let Some((_, error)) =
+        workers.iter_mut().filter_map(|w| w.failed.take()).min_by_key(|(index, _)| *index)
+    {
+        return Err(error);
+    }
+    let mut workers = workers.into_iter().map(|worker| worker.tally);
+    let mut total = workers.next().expect("the one that began");
+    workers.for_each(|tally| total.merge(&tally));
+    Ok(total)
 }
 
 const SHARED_WINDOW: u64 = 0x1000_0000;

@@ -48,6 +48,7 @@
 //! ```
 
 mod ast;
+mod banks;
 mod block;
 mod counters;
 mod decode;

@@ -1,7 +1,8 @@
 //! What a kernel is decoded to, once: registers numbered, names resolved, types chosen.
 
-use crate::regs::{Lanes, Reg, Regs};
+use crate::regs::{Lanes, Reg, Regs, Word};
 use crate::types::{Space, Ty};
+use std::ops::Range;
 
 /// Arithmetic on the lanes of a mask. The decoder makes one closure an instruction, typed and with its modifiers
 /// folded in, so that running it is one call and a loop over lanes.
@@ -189,6 +190,11 @@ pub(crate) struct Kernel {
     pub constants32: Vec<(usize, u32)>,
     pub constants64: Vec<(usize, u64)>,
     pub specials: Vec<(usize, Special)>,
+    /// All other registers of 32 and of 64 bits, which code may write.
+    pub written32: Vec<Range<usize>>,
+    pub written64: Vec<Range<usize>>,
+    /// Registers of 32 and of 64 bits that the code up to each instruction has.
+    pub known: Vec<[u32; 2]>,
     pub params: Vec<(u64, u64)>,
     pub param_bytes: u64,
     /// Bytes of shared memory that the text fixes; what a launch adds lies behind.
@@ -205,20 +211,36 @@ pub(crate) struct Kernel {
 }
 
 impl Kernel {
-    pub fn fill(&self, regs: &mut Regs) {
-        regs.w32.clear();
-        regs.w32.resize(self.w32, [0; 32]);
-        regs.w64.clear();
-        regs.w64.resize(self.w64, [0; 32]);
-        regs.preds.clear();
-        regs.preds.resize(self.preds, 0);
-        regs.carry = 0;
+    pub fn registers(&self) -> Regs {
+        let mut regs = Regs {
+            w32: vec![[0; 32]; self.w32],
+            w64: vec![[0; 32]; self.w64],
+            preds: vec![0; self.preds],
+            carry: 0,
+        };
         for &(at, value) in &self.constants32 {
             regs.w32[at] = [value; 32];
         }
         for &(at, value) in &self.constants64 {
             regs.w64[at] = [value; 32];
         }
+        regs
+    }
+
+    /// Makes registers what they were at first, if no instruction behind `reached` has run.
+    pub fn clear(&self, regs: &mut Regs, reached: u32) {
+        let [known32, known64] = self.known[reached as usize].map(|count| count as usize);
+        clear(&mut regs.w32[..known32], &self.written32);
+        clear(&mut regs.w64[..known64], &self.written64);
+        regs.preds.fill(0);
+        regs.carry = 0;
+    }
+}
+
+fn clear<T: Word>(file: &mut [Lanes<T>], written: &[Range<usize>]) {
+    let known = file.len();
+    for run in written.iter().take_while(|run| run.start < known) {
+        file[run.start..run.end.min(known)].fill([T::default(); 32]);
     }
 }
 

@@ -1,6 +1,7 @@
 //! Modules and what is loaded of them.
 
 use crate::ast::{Ast, Init};
+use crate::block::Spare;
 use crate::counters::Counters;
 use crate::decode::{Symbols, kernel};
 use crate::error::Error;
@@ -86,7 +87,12 @@ impl Module {
 pub struct Program {
     ast: Ast,
     symbols: Symbols,
-    kernels: Mutex<HashMap<String, Arc<Kernel>>>,
+    kernels: Mutex<HashMap<String, Arc<Decoded>>>,
+}
+
+struct Decoded {
+    kernel: Kernel,
+    spare: Spare,
 }
 
 impl Program {
@@ -103,12 +109,12 @@ impl Program {
 
     /// Offset and bytes of each parameter of an entry.
     pub fn parameters(&self, entry: &str) -> Result<Vec<(u64, u64)>, Error> {
-        Ok(self.kernel(entry)?.params.clone())
+        Ok(self.decoded(entry)?.kernel.params.clone())
     }
 
     /// Bytes of shared memory that an entry has before a launch adds any.
     pub fn static_shared(&self, entry: &str) -> Result<u64, Error> {
-        Ok(self.kernel(entry)?.static_shared)
+        Ok(self.decoded(entry)?.kernel.static_shared)
     }
 
     /// Runs an entry to its end. Launches of one memory at the same time are like kernels on several streams: what one
@@ -119,15 +125,17 @@ impl Program {
         entry: &str,
         with: &Launch<'_>,
     ) -> Result<Counters, Error> {
-        launch(&*self.kernel(entry)?, memory, with)
+        let Decoded { kernel, spare } = &*self.decoded(entry)?;
+        launch(kernel, spare, memory, with)
     }
 
-    fn kernel(&self, entry: &str) -> Result<Arc<Kernel>, Error> {
+    fn decoded(&self, entry: &str) -> Result<Arc<Decoded>, Error> {
         let mut kernels = self.kernels.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
         if let Some(found) = kernels.get(entry) {
             return Ok(found.clone());
         }
-        let made = Arc::new(kernel(&self.ast, &self.symbols, entry)?);
+        let kernel = kernel(&self.ast, &self.symbols, entry)?;
+        let made = Arc::new(Decoded { kernel, spare: Spare::default() });
         kernels.insert(entry.to_owned(), made.clone());
         Ok(made)
     }

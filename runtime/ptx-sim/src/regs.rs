@@ -97,6 +97,7 @@ impl Regs {
     }
 
     /// One lane of a register of any file, zero-extended.
+    #[inline]
     pub fn lane(&self, reg: Reg, lane: usize) -> u64 {
         match reg {
             Reg::W32(i) => self.w32[i][lane].into(),
@@ -105,6 +106,16 @@ impl Regs {
         }
     }
 
+    /// The same bits in all lanes of `mask`.
+    pub fn splat(&mut self, reg: Reg, mask: u32, bits: u64) {
+        match reg {
+            Reg::W32(i) => self.put(i, mask, &[bits as u32; LANES]),
+            Reg::W64(i) => self.put(i, mask, &[bits; LANES]),
+            Reg::Pred(i) => self.put_pred(i, mask, (bits as u32 & 1).wrapping_neg()),
+        }
+    }
+
+    #[inline]
     pub fn set_lane(&mut self, reg: Reg, lane: usize, bits: u64) {
         match reg {
             Reg::W32(i) => self.w32[i][lane] = bits as u32,
@@ -134,6 +145,16 @@ pub(crate) fn lanes_of(mut mask: u32) -> impl Iterator<Item = usize> {
             lane as usize
         })
     })
+}
+
+/// Whether each lane's bytes follow the last lane's.
+#[inline]
+pub(crate) fn steps(addresses: &Lanes<u64>, bytes: u64) -> bool {
+    let mut off = 0;
+    for (i, address) in addresses.iter().enumerate() {
+        off |= address.wrapping_sub(addresses[0]) ^ (i as u64 * bytes);
+    }
+    off == 0
 }
 
 /// The lanes where `f` holds.

@@ -14,6 +14,7 @@
 //! then the missing barrier, a race, would be the better explanation.
 
 use crate::error::FaultKind;
+use crate::regs::{LANES, Lanes, lanes_of, steps};
 
 /// Who: a thread of the block, and how.
 const THREAD: u16 = 0x3ff;
@@ -31,6 +32,52 @@ struct Cell {
     readers: u32,
     writer: u16,
     reader: u16,
+}
+
+/// When an access is, for cells.
+#[derive(Clone, Copy)]
+struct Now {
+    time: u32,
+    start: u32,
+    met: u32,
+    /// When the lanes of the warp last met.
+    own: u32,
+    /// Barriers join all threads.
+    simple: bool,
+}
+
+impl Cell {
+    #[inline]
+    fn written(time: u32, who: Who) -> Self {
+        Self { written: time, writer: who.thread() | who.strength(), ..Self::default() }
+    }
+
+    /// Nobody has touched it since all last met: a write is in order.
+    #[inline]
+    fn rests(&self, met: u32) -> bool {
+        (self.written < met) & (self.read < met) & (self.writer & FLYING == 0)
+    }
+
+    /// This block wrote it before all last met: a read is in order.
+    #[inline]
+    fn settled(&self, now: Now) -> bool {
+        (self.written >= now.start) & (self.written < now.met) & (self.writer & FLYING == 0)
+    }
+
+    #[inline]
+    fn read_by(&mut self, who: Who, now: Now) {
+        let (me, strong, bit) = (who.thread(), who.strength(), 1 << who.warp);
+        if self.read < now.met || self.read < now.own && self.readers == bit {
+            self.readers = 0;
+        }
+        self.reader = match self.readers {
+            0 => me | strong,
+            _ if self.reader & MANY == me => me | strong & self.reader,
+            _ => MANY | strong & self.reader,
+        };
+        self.readers |= bit;
+        self.read = now.time;
+    }
 }
 
 /// What went wrong, without its place: the lane is the caller's.
@@ -77,6 +124,10 @@ impl Who {
     fn thread(self) -> u16 {
         (self.warp * 32 + self.lane) as u16
     }
+
+    fn strength(self) -> u16 {
+        if self.strong { STRONG } else { 0 }
+    }
 }
 
 impl Shared {
@@ -115,20 +166,72 @@ impl Shared {
         self.unwritten = None;
     }
 
-    /// An element of 1, 2, 4 or 8 bytes, at a multiple of its size and within bounds.
-    pub fn load(&mut self, at: u64, bytes: u64, who: Who) -> Result<u64, Fault> {
-        let (first, last) = self.cells_of(at, bytes);
-        for i in first..last {
-            self.note_read(i, who)?;
+    /// Lanes of a warp read so many bytes each, at a multiple of the size of their elements and within bounds.
+    pub fn read(
+        &mut self,
+        addresses: &Lanes<u64>,
+        on: u32,
+        bytes: u64,
+        who: Who,
+    ) -> Result<(), (usize, Fault)> {
+        let now = self.now(who);
+        // Of lanes that read the same, all behind the second find what that one left.
+        let most = if steps(addresses, 0) { 2 } else { LANES };
+        for lane in lanes_of(on).take(most) {
+            let who = Who { lane, ..who };
+            let (first, last) = self.cells_of(addresses[lane], bytes);
+            self.note_reads(first, last, who, now).map_err(|fault| (lane, fault))?;
         }
+        Ok(())
+    }
+
+    /// An element of 1, 2, 4 or 8 bytes, at a multiple of its size and within bounds.
+    #[inline]
+    pub fn load(&mut self, at: u64, bytes: u64, who: Who) -> Result<u64, Fault> {
+        let now = self.now(who);
+        let (first, last) = self.cells_of(at, bytes);
+        self.note_reads(first, last, who, now)?;
         Ok(self.peek(at, bytes))
     }
 
+    /// Lanes of a warp write a word of each row, one behind the other, within bounds.
+    pub fn write<const N: usize>(
+        &mut self,
+        addresses: &Lanes<u64>,
+        on: u32,
+        who: Who,
+        rows: [&Lanes<u32>; N],
+    ) -> Result<(), (usize, Fault)> {
+        let by_words = self.shift == 2 && self.reads.is_none();
+        for lane in lanes_of(on) {
+            let who = Who { lane, ..who };
+            let word = (addresses[lane] / 4) as usize;
+            if by_words && self.cells[word..word + N].iter().all(|cell| cell.rests(self.met)) {
+                self.cells[word..word + N].fill(Cell::written(self.time, who));
+                for (word, row) in self.words[word..word + N].iter_mut().zip(rows) {
+                    *word = row[lane];
+                }
+                continue;
+            }
+            for (e, row) in rows.iter().enumerate() {
+                let at = addresses[lane] + 4 * e as u64;
+                self.store(at, 4, row[lane].into(), who).map_err(|fault| (lane, fault))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// An element of 1, 2, 4 or 8 bytes, at a multiple of its size and within bounds.
+    #[inline]
     pub fn store(&mut self, at: u64, bytes: u64, value: u64, who: Who) -> Result<(), Fault> {
         let (first, last) = self.cells_of(at, bytes);
-        let same = self.peek(at, bytes) == value & u64::MAX >> (64 - 8 * bytes);
-        for i in first..last {
-            self.note_write(i, who, same, 0)?;
+        if self.reads.is_none() && self.cells[first..last].iter().all(|c| c.rests(self.met)) {
+            self.cells[first..last].fill(Cell::written(self.time, who));
+        } else {
+            let same = self.peek(at, bytes) == value & u64::MAX >> (64 - 8 * bytes);
+            for i in first..last {
+                self.note_write(i, who, same, 0)?;
+            }
         }
         self.poke(at, bytes, value);
         Ok(())
@@ -168,17 +271,31 @@ impl Shared {
     pub fn finish_copy(&mut self, at: u64, data: &[u32], who: Who) {
         let (first, last) = self.cells_of(at, data.len() as u64 * 4);
         for cell in &mut self.cells[first..last] {
-            *cell = Cell { written: self.time, writer: who.thread(), ..Cell::default() };
+            *cell = Cell::written(self.time, who);
         }
         let word = (at / 4) as usize;
         self.words[word..word + data.len()].copy_from_slice(data);
     }
 
+    /// What all accesses of one instruction have in common.
+    #[inline]
+    fn now(&self, who: Who) -> Now {
+        Now {
+            time: self.time,
+            start: self.start,
+            met: self.met,
+            own: self.seen[who.warp * self.warps + who.warp],
+            simple: self.reads.is_none(),
+        }
+    }
+
+    #[inline]
     fn cells_of(&self, at: u64, bytes: u64) -> (usize, usize) {
         ((at >> self.shift) as usize, ((at + bytes) as usize).div_ceil(1 << self.shift))
     }
 
-    fn peek(&self, at: u64, bytes: u64) -> u64 {
+    #[inline]
+    pub fn peek(&self, at: u64, bytes: u64) -> u64 {
         let word = (at / 4) as usize;
         let low = u64::from(self.words[word]);
         match bytes {
@@ -189,6 +306,7 @@ impl Shared {
         }
     }
 
+    #[inline]
     fn poke(&mut self, at: u64, bytes: u64, value: u64) {
         let word = (at / 4) as usize;
         match bytes {
@@ -206,6 +324,15 @@ impl Shared {
     }
 
     #[inline]
+    fn note_reads(&mut self, first: usize, last: usize, who: Who, now: Now) -> Result<(), Fault> {
+        let cells = &mut self.cells[first..last];
+        if now.simple && cells.iter().all(|cell| cell.settled(now)) {
+            cells.iter_mut().for_each(|cell| cell.read_by(who, now));
+            return Ok(());
+        }
+        (first..last).try_for_each(|i| self.note_read(i, who))
+    }
+
     fn note_read(&mut self, i: usize, who: Who) -> Result<(), Fault> {
         let me = who.thread();
         let cell = self.cells[i];
@@ -220,27 +347,14 @@ impl Shared {
         {
             return Err(self.race(i, "reads", cell.writer & THREAD, "wrote"));
         }
-        let cell = &mut self.cells[i];
-        let bit = 1 << who.warp;
-        let own = self.seen[who.warp * self.warps + who.warp];
-        if cell.read < self.met || cell.read < own && cell.readers == bit {
-            cell.readers = 0;
-        }
-        let strong = if who.strong { STRONG } else { 0 };
-        cell.reader = match cell.readers {
-            0 => me | strong,
-            _ if cell.reader & MANY == me => me | strong & cell.reader,
-            _ => MANY | strong & cell.reader,
-        };
-        cell.readers |= bit;
-        cell.read = self.time;
+        let now = self.now(who);
+        self.cells[i].read_by(who, now);
         if let Some(reads) = &mut self.reads {
             reads[i * self.warps + who.warp] = self.time;
         }
         Ok(())
     }
 
-    #[inline]
     fn note_write(&mut self, i: usize, who: Who, same: bool, flags: u16) -> Result<(), Fault> {
         let me = who.thread();
         let cell = self.cells[i];
@@ -265,8 +379,8 @@ impl Shared {
                 return Err(self.race(i, "writes", reader, "read"));
             }
         }
-        let strong = if who.strong { STRONG } else { 0 };
-        self.cells[i] = Cell { written: self.time, writer: me | strong | flags, ..Cell::default() };
+        let cell = Cell::written(self.time, who);
+        self.cells[i] = Cell { writer: cell.writer | flags, ..cell };
         if let Some(reads) = &mut self.reads {
             reads[i * self.warps..(i + 1) * self.warps].fill(0);
         }
@@ -276,7 +390,7 @@ impl Shared {
     /// A thread that read the cell and that nothing orders before this one.
     fn unordered_reader(&self, i: usize, who: Who) -> Option<u16> {
         let cell = self.cells[i];
-        for warp in crate::regs::lanes_of(cell.readers) {
+        for warp in lanes_of(cell.readers) {
             let seen = self.seen[who.warp * self.warps + warp];
             let read = match &self.reads {
                 Some(reads) => reads[i * self.warps + warp],
@@ -370,49 +484,4 @@ impl Shared {
             *seen = (*seen).max(*brought);
         }
     }
-}
-
-/// Passes beyond the first that accesses of so many bytes at these addresses need: 32 banks of 4 bytes, the same word
-/// for several lanes at once. 8-byte accesses go by halves of the warp, 16-byte ones by quarters.
-pub(crate) fn conflicts(addresses: &[u64; 32], mask: u32, bytes: u64) -> u64 {
-    let group = match bytes {
-        0..=4 => 32,
-        8 => 16,
-        _ => 8,
-    };
-    let mut total = 0;
-    for start in (0..32).step_by(group) {
-        let part = mask >> start & u32::MAX >> (32 - group);
-        let words = (bytes / 4).max(1);
-        total += extra_passes(crate::regs::lanes_of(part).flat_map(|i| {
-            let first = addresses[start + i] / 4;
-            first..first + words
-        }));
-    }
-    total
-}
-
-/// Passes beyond the first for one access of these words.
-pub(crate) fn extra_passes(words: impl Iterator<Item = u64>) -> u64 {
-    // The distinct words of each bank: an access has at most 64 words.
-    let mut first = [u64::MAX; 32];
-    let mut more: Vec<u64> = vec![];
-    for word in words {
-        let bank = (word % 32) as usize;
-        if first[bank] == u64::MAX {
-            first[bank] = word;
-        } else if first[bank] != word {
-            more.push(word);
-        }
-    }
-    if more.is_empty() {
-        return 0;
-    }
-    more.sort_unstable();
-    more.dedup();
-    let mut counts = [0u64; 32];
-    for word in more {
-        counts[(word % 32) as usize] += 1;
-    }
-    counts.into_iter().max().unwrap_or(0)
 }

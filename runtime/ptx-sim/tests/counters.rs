@@ -171,14 +171,26 @@ fn counters_do_not_depend_on_the_number_of_threads() {
             let mut bench = Bench::new(&text);
             let p = bench.given(&[3u32; 2048]);
             bench.value(0u64);
-            let found = bench.try_launch("k", [20, 1, 1], [64, 1, 1], 0, threads).expect("it runs");
+            let found = bench.try_launch("k", [80, 1, 1], [64, 1, 1], 0, threads).expect("it runs");
             (found, bench.read(p, 2048))
         })
         .collect();
     assert_eq!(results[0], results[1]);
     assert_eq!(results[0], results[2]);
     // Blocks 0 and 1 go round once, block b goes round b times.
-    assert_eq!(results[0].1[1024], 3 + 3 * (1 + (1..20).sum::<u32>()));
+    assert_eq!(results[0].1[1024], 3 + 3 * (1 + (1..80).sum::<u32>()));
+}
+
+#[test]
+fn registers_hold_nothing_of_earlier_blocks_and_launches() {
+    let body = "ld.param.u64 %rd1, [p]; mov.u32 %r1, %ctaid.x; mad.wide.u32 %rd2, %r1, 4, %rd1;
+        setp.ne.u32 %p1, %r1, 0; @%p1 bra L; mov.u32 %r9, 7; L: add.u32 %r9, %r9, 1; st.global.u32 [%rd2], %r9;";
+    let mut bench = Bench::new(&module(".param .u64 p", body));
+    let p = bench.room::<u32>(3);
+    for _ in 0..2 {
+        bench.try_launch("k", [3, 1, 1], [1, 1, 1], 0, 1).expect("it runs");
+        assert_eq!(bench.read::<u32>(p, 3), [8, 1, 1]);
+    }
 }
 
 #[test]

@@ -277,8 +277,10 @@ fn a_block_that_polls_two_places_lets_the_others_go_on() {
 
 #[test]
 fn the_fault_of_the_lowest_block_is_told_on_any_number_of_threads() {
-    let body =
-        "mov.u32 %r9, %ctaid.x; setp.lt.u32 %p1, %r9, 5; @%p1 ret; st.global.u32 [%rd1+256], %r9;";
+    // Enough to do for several threads.
+    let body = "mov.u32 %r9, %ctaid.x; mov.u32 %r8, 0;
+        L: add.u32 %r8, %r8, 1; setp.lt.u32 %p2, %r8, 1000; @%p2 bra L;
+        setp.lt.u32 %p1, %r9, 5; @%p1 ret; st.global.u32 [%rd1+256], %r9;";
     for threads in [1, 2, 3, 8] {
         let found = fault(bench(body).try_launch("k", [64, 1, 1], [32, 1, 1], 0, threads));
         assert_eq!(found.block, [5, 0, 0]);

@@ -23,6 +23,7 @@ use crate::regs::Reg;
 use crate::types::{Space, Ty};
 use names::{Entity, Scope};
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::ops::Range;
 
 /// More than any kernel has, and few enough that nested calls cannot fill the memory.
 const MOST_CODE: usize = 1 << 20;
@@ -59,6 +60,7 @@ pub(crate) fn kernel(ast: &Ast, symbols: &Symbols, name: &str) -> Result<Kernel,
         symbols,
         line: entry.line,
         code: vec![],
+        known: vec![],
         kinds: vec![],
         kind_index: HashMap::new(),
         counts: [0; 3],
@@ -95,6 +97,8 @@ pub(crate) struct Decoder<'a> {
     /// Of the instruction that is being decoded.
     line: u32,
     code: Vec<Code>,
+    /// Registers of 32 and of 64 bits up to each instruction.
+    known: Vec<[u32; 2]>,
     kinds: Vec<String>,
     kind_index: HashMap<String, u16>,
     /// Registers so far: 32 bits, 64 bits, predicates.
@@ -160,6 +164,9 @@ impl<'a> Decoder<'a> {
     fn finish(self, entry: &Function, params: Vec<(u64, u64)>) -> Kernel {
         let [w32, w64, preds] = self.counts;
         let used = |reg: &Reg| self.read.contains(reg);
+        let fixed32 = self.constants32.values().chain(self.specials.values());
+        let written32 = between(fixed32.copied().collect(), w32);
+        let written64 = between(self.constants64.values().copied().collect(), w64);
         Kernel {
             name: entry.name.clone(),
             ordered: self.ordered || self.returned.iter().any(used),
@@ -171,6 +178,9 @@ impl<'a> Decoder<'a> {
             constants32: self.constants32.into_iter().map(|(value, at)| (at, value)).collect(),
             constants64: self.constants64.into_iter().map(|(value, at)| (at, value)).collect(),
             specials: self.specials.into_iter().map(|(special, at)| (at, special)).collect(),
+            written32,
+            written64,
+            known: self.known,
             param_bytes: params.last().map_or(0, |(at, bytes)| at + bytes),
             params,
             static_shared: self.static_shared,
@@ -358,6 +368,8 @@ impl<'a> Decoder<'a> {
             u16::try_from(kinds.len() - 1).expect("fewer kinds than instructions are known")
         });
         let Decoded { op, flops, tensor_flops } = decoded;
+        let [w32, w64, _] = self.counts.map(|count| count as u32);
+        self.known.push([w32, w64]);
         self.code.push(Code { op, guard, line: self.line, kind, flops, tensor_flops });
         Ok(())
     }
@@ -384,6 +396,14 @@ impl Decoded {
     fn flops(op: Op, flops: u32) -> Self {
         Self { op, flops, tensor_flops: 0 }
     }
+}
+
+/// What lies between these.
+fn between(mut these: Vec<usize>, end: usize) -> Vec<Range<usize>> {
+    these.sort_unstable();
+    let starts = std::iter::once(0).chain(these.iter().map(|at| at + 1));
+    let ends = these.iter().copied().chain([end]);
+    starts.zip(ends).map(|(start, end)| start..end).filter(|run| !run.is_empty()).collect()
 }
 
 /// What an instruction is counted as: its name without types, sizes and roundings.

@@ -7,9 +7,9 @@ use crate::error::FaultKind;
 use crate::launch::space_of;
 use crate::memory::Allocation;
 use crate::op::{Access, Address, Base};
-use crate::regs::{FULL, LANES, Lanes, Reg, lanes_of};
-use crate::shared::conflicts;
+use crate::regs::{FULL, LANES, Lanes, Reg, lanes_of, steps};
 use crate::types::Space;
+use std::sync::atomic::AtomicU32;
 use std::sync::atomic::Ordering::Relaxed;
 
 impl Warp {
@@ -23,12 +23,13 @@ impl Warp {
             return Ok(());
         }
         let addresses = self.addresses(access.at);
-        if matches!(access.at.space, Space::Generic | Space::Param) {
-            for (space, addresses, on) in parts(access.at.space, &addresses, on) {
-                self.load_in(around, access, space, &addresses, on)?;
+        match plain(access.at) {
+            Some(space) => self.load_in(around, access, space, &addresses, on)?,
+            None => {
+                for (space, addresses, on) in parts(access.at.space, &addresses, on) {
+                    self.load_in(around, access, space, &addresses, on)?;
+                }
             }
-        } else {
-            self.load_in(around, access, access.at.space, &addresses, on)?;
         }
         if access.strong {
             self.poll(on, &access.regs);
@@ -46,13 +47,15 @@ impl Warp {
             return Ok(());
         }
         let addresses = self.addresses(access.at);
-        if matches!(access.at.space, Space::Generic | Space::Param) {
-            for (space, addresses, on) in parts(access.at.space, &addresses, on) {
-                self.store_in(around, access, space, &addresses, on)?;
+        match plain(access.at) {
+            Some(space) => self.store_in(around, access, space, &addresses, on)?,
+            None => {
+                for (space, addresses, on) in parts(access.at.space, &addresses, on) {
+                    self.store_in(around, access, space, &addresses, on)?;
+                }
             }
-            return Ok(());
         }
-        self.store_in(around, access, access.at.space, &addresses, on)
+        Ok(())
     }
 
     fn load_in(
@@ -136,20 +139,17 @@ impl Warp {
                 let start = (offset / 4) as usize;
                 let words = &allocation.words()[start..start + 32 * count as usize];
                 for (e, &reg) in access.regs.iter().enumerate() {
-                    let lane = |i: usize| words[i * count as usize + e].load(Relaxed);
+                    let values = match count {
+                        1 => every::<1>(words, e),
+                        2 => every::<2>(words, e),
+                        4 => every::<4>(words, e),
+                        _ => every::<8>(words, e),
+                    };
                     match reg {
-                        Reg::W32(to) => {
-                            let to = &mut self.regs.w32[to];
-                            for (i, to) in to.iter_mut().enumerate() {
-                                *to = lane(i);
-                            }
-                        }
+                        Reg::W32(to) => self.regs.w32[to] = values,
                         _ => (0..LANES).for_each(|i| {
-                            self.regs.set_lane(
-                                reg,
-                                i,
-                                extend(lane(i).into(), 4, access.ty.signed()),
-                            );
+                            let value = extend(values[i].into(), 4, access.ty.signed());
+                            self.regs.set_lane(reg, i, value);
                         }),
                     }
                 }
@@ -161,6 +161,24 @@ impl Warp {
                         allocation.load(offset + i as u64 * bytes + e as u64 * element, element);
                     self.regs.set_lane(reg, i, extend(value, element, access.ty.signed()));
                 }
+            }
+            return Ok(());
+        }
+        let first = on.trailing_zeros() as usize;
+        if steps(addresses, 0)
+            && let Some(at) = around.one(addresses, 1 << first, bytes)
+        {
+            let allocation = &memory.allocations()[at];
+            let offset = addresses[first] - allocation.base;
+            if !allocation.is_written(offset, bytes) {
+                return Err(unwritten(allocation, addresses, on, bytes));
+            }
+            if counted {
+                around.add(at, Way::Load, 1, bytes * u64::from(on.count_ones()));
+            }
+            for (e, &reg) in access.regs.iter().enumerate() {
+                let value = allocation.load(offset + e as u64 * element, element);
+                self.regs.splat(reg, on, extend(value, element, access.ty.signed()));
             }
             return Ok(());
         }
@@ -226,14 +244,21 @@ impl Warp {
             let allocation = &memory.allocations()[at];
             let offset = addresses[0] - allocation.base;
             around.count_row(at, Way::Store, addresses[0], bytes);
-            for (e, &reg) in access.regs.iter().enumerate() {
-                for i in 0..LANES {
-                    let value = self.regs.lane(reg, i);
-                    allocation.store(
-                        offset + i as u64 * bytes + e as u64 * element,
-                        element,
-                        value,
-                    );
+            match &access.regs[..] {
+                // Two lanes a word: whole words need no look at what lies there.
+                &[Reg::W32(row)] if element == 2 && offset.is_multiple_of(4) => {
+                    let words = &allocation.words()[(offset / 4) as usize..];
+                    for (word, two) in words.iter().zip(self.regs.w32[row].chunks_exact(2)) {
+                        word.store(two[0] & 0xffff | two[1] << 16, Relaxed);
+                    }
+                }
+                regs => {
+                    for (e, &reg) in regs.iter().enumerate() {
+                        for i in 0..LANES {
+                            let at = offset + i as u64 * bytes + e as u64 * element;
+                            allocation.store(at, element, self.regs.lane(reg, i));
+                        }
+                    }
                 }
             }
             allocation.mark(offset, bytes * 32);
@@ -262,54 +287,6 @@ impl Warp {
             to.store(offset + e as u64 * element, element, self.regs.lane(reg, lane));
         }
         to.mark(offset, element * access.regs.len() as u64);
-    }
-
-    fn load_shared(
-        &mut self,
-        around: &mut Around<'_>,
-        access: &Access,
-        addresses: &Lanes<u64>,
-        on: u32,
-    ) -> Outcome<()> {
-        let element = access.ty.bytes();
-        let bytes = element * access.regs.len() as u64;
-        within_shared(around, addresses, on, bytes)?;
-        around.count_shared(addresses, on, bytes);
-        for lane in lanes_of(on) {
-            let who = self.who(lane, access.strong);
-            for (e, &reg) in access.regs.iter().enumerate() {
-                let at = addresses[lane] + e as u64 * element;
-                let value =
-                    around.shared.load(at, element, who).or_else(|fault| at_lane(lane, fault))?;
-                self.regs.set_lane(reg, lane, extend(value, element, access.ty.signed()));
-            }
-        }
-        Ok(())
-    }
-
-    fn store_shared(
-        &mut self,
-        around: &mut Around<'_>,
-        access: &Access,
-        addresses: &Lanes<u64>,
-        on: u32,
-    ) -> Outcome<()> {
-        let element = access.ty.bytes();
-        let bytes = element * access.regs.len() as u64;
-        within_shared(around, addresses, on, bytes)?;
-        around.count_shared(addresses, on, bytes);
-        for lane in lanes_of(on) {
-            let who = self.who(lane, access.strong);
-            for (e, &reg) in access.regs.iter().enumerate() {
-                let at = addresses[lane] + e as u64 * element;
-                let value = self.regs.lane(reg, lane);
-                around
-                    .shared
-                    .store(at, element, value, who)
-                    .or_else(|fault| at_lane(lane, fault))?;
-            }
-        }
-        Ok(())
     }
 
     fn load_local(
@@ -382,7 +359,8 @@ impl Warp {
         let element = access.ty.bytes();
         let bytes = element * access.regs.len() as u64;
         let params = around.env.params;
-        for lane in lanes_of(on) {
+        let same = steps(addresses, 0);
+        for lane in lanes_of(on).take(if same { 1 } else { LANES }) {
             let address = addresses[lane];
             if !address.is_multiple_of(bytes) {
                 return misaligned(lane, address, bytes);
@@ -400,10 +378,19 @@ impl Warp {
                 let mut eight = [0; 8];
                 eight[..element as usize].copy_from_slice(&params[at..at + element as usize]);
                 let value = extend(u64::from_le_bytes(eight), element, access.ty.signed());
-                self.regs.set_lane(reg, lane, value);
+                self.regs.splat(reg, if same { on } else { 1 << lane }, value);
             }
         }
         Ok(())
+    }
+}
+
+/// The space that all lanes' addresses lie in, where that is known without a look at them.
+fn plain(at: Address) -> Option<Space> {
+    match at.space {
+        Space::Generic => None,
+        Space::Param if at.offset >= PARAM_LOCAL || !matches!(at.base, Base::None) => None,
+        space => Some(space),
     }
 }
 
@@ -438,14 +425,13 @@ pub(super) fn parts(
     out
 }
 
-/// Whether each lane's bytes follow the last lane's.
-#[inline]
-fn steps(addresses: &Lanes<u64>, bytes: u64) -> bool {
-    let mut off = 0;
-    for (i, address) in addresses.iter().enumerate() {
-        off |= address.wrapping_sub(addresses[0]) ^ (i as u64 * bytes);
+/// Element `e` of each `N` words.
+fn every<const N: usize>(words: &[AtomicU32], e: usize) -> Lanes<u32> {
+    let mut out = [0; LANES];
+    for (to, words) in out.iter_mut().zip(words.chunks_exact(N)) {
+        *to = words[e].load(Relaxed);
     }
-    off == 0
+    out
 }
 
 /// Where a row of 32 accesses lies.
@@ -550,25 +536,23 @@ impl Around<'_> {
             all[..count].sort_unstable();
             sectors = 1 + all[..count].windows(2).filter(|two| two[0] != two[1]).count() as u64;
         }
-        let asked = bytes * u64::from(on.count_ones());
-        for traffic in
-            [&mut self.tally.global[way as usize], &mut self.tally.buffers[at][way as usize]]
-        {
-            traffic.requests += 1;
-            traffic.sectors += sectors;
-            traffic.bytes += asked;
-        }
+        self.add(at, way, sectors, bytes * u64::from(on.count_ones()));
     }
 
     /// Counts a whole warp's access of neighbouring bytes.
     fn count_row(&mut self, at: usize, way: Way, first: u64, bytes: u64) {
         let sectors = (first + bytes * 32 - 1) / 32 - first / 32 + 1;
+        self.add(at, way, sectors, bytes * 32);
+    }
+
+    /// Counts a request to one allocation.
+    fn add(&mut self, at: usize, way: Way, sectors: u64, bytes: u64) {
         for traffic in
             [&mut self.tally.global[way as usize], &mut self.tally.buffers[at][way as usize]]
         {
             traffic.requests += 1;
             traffic.sectors += sectors;
-            traffic.bytes += bytes * 32;
+            traffic.bytes += bytes;
         }
     }
 
@@ -604,15 +588,6 @@ impl Around<'_> {
             self.tally.buffers[found[lane] as usize][way as usize].bytes += bytes;
         }
     }
-
-    pub(super) fn count_shared(&mut self, addresses: &Lanes<u64>, on: u32, bytes: u64) {
-        self.tally.shared_requests += 1;
-        self.tally.shared_conflicts += conflicts(addresses, on, bytes);
-    }
-}
-
-pub(super) fn at_lane<T>(lane: usize, (kind, message): crate::shared::Fault) -> Outcome<T> {
-    trouble(kind, lane, message)
 }
 
 #[cold]
@@ -636,26 +611,6 @@ fn unwritten(allocation: &Allocation, addresses: &Lanes<u64>, on: u32, bytes: u6
     Box::new(Trouble { kind: FaultKind::Uninitialised, lane, message })
 }
 
-pub(super) fn within_shared(
-    around: &Around<'_>,
-    addresses: &Lanes<u64>,
-    on: u32,
-    bytes: u64,
-) -> Outcome<()> {
-    let size = around.shared.bytes;
-    for lane in lanes_of(on) {
-        let address = addresses[lane];
-        if address.checked_add(bytes).is_none_or(|end| end > size) {
-            let message = format!("{bytes} bytes at {address:#x} of {size} bytes of shared memory");
-            return trouble(FaultKind::OutOfBounds, lane, message);
-        }
-        if !address.is_multiple_of(bytes) {
-            return misaligned(lane, address, bytes);
-        }
-    }
-    Ok(())
-}
-
 fn within_local(around: &Around<'_>, addresses: &Lanes<u64>, on: u32, bytes: u64) -> Outcome<()> {
     let size = around.env.kernel.local_bytes;
     for lane in lanes_of(on) {
@@ -673,7 +628,7 @@ fn within_local(around: &Around<'_>, addresses: &Lanes<u64>, on: u32, bytes: u64
 
 /// To 64 bits by the sign of the type.
 #[inline]
-fn extend(value: u64, bytes: u64, signed: bool) -> u64 {
+pub(super) fn extend(value: u64, bytes: u64, signed: bool) -> u64 {
     match (signed, bytes) {
         (true, 1) => value as i8 as u64,
         (true, 2) => value as i16 as u64,

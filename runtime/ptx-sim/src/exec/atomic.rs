@@ -1,6 +1,7 @@
 //! Atomics: lane after lane, the lowest first.
 
-use super::access::{at_lane, parts, within_shared};
+use super::access::parts;
+use super::shared::{at_lane, within_shared};
 use super::{Around, Outcome, Warp, trouble};
 use crate::counters::Way;
 use crate::error::FaultKind;

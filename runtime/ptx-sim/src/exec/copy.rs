@@ -1,6 +1,7 @@
 //! `cp.async`: copies from global to shared memory that arrive when they are waited for, and not before.
 
-use super::access::{at_lane, misaligned, within_shared};
+use super::access::misaligned;
+use super::shared::{at_lane, within_shared};
 use super::{Around, Outcome, Warp, trouble};
 use crate::counters::Way;
 use crate::error::FaultKind;

@@ -1,11 +1,12 @@
 //! `ldmatrix` and `stmatrix`: 8x8 matrices of 16-bit elements, a row of 16 bytes from the address of each of 8 lanes.
 
-use super::access::{at_lane, parts, within_shared};
+use super::access::parts;
+use super::shared::{at_lane, within_shared};
 use super::{Around, Outcome, Warp, trouble};
+use crate::banks::extra_passes;
 use crate::error::FaultKind;
 use crate::op::LdMatrix;
 use crate::regs::LANES;
-use crate::shared::extra_passes;
 use crate::types::Space;
 
 impl Warp {
@@ -18,17 +19,21 @@ impl Warp {
         let count = matrix.regs.len();
         let givers = if count == 4 { u32::MAX } else { (1 << (8 * count)) - 1 };
         let addresses = self.addresses(matrix.at);
-        let mut parts = parts(matrix.at.space, &addresses, givers);
-        let (space, addresses, _) = parts.swap_remove(0);
-        if space != Space::Shared || !parts.is_empty() {
+        let (addresses, strays) = match matrix.at.space {
+            Space::Shared => (addresses, false),
+            space => {
+                let parts = parts(space, &addresses, givers);
+                (parts[0].1, parts.iter().any(|part| part.0 != Space::Shared))
+            }
+        };
+        if strays {
             return trouble(FaultKind::OutOfBounds, 0, "a matrix outside of shared memory");
         }
         within_shared(around, &addresses, givers, 16)?;
         around.tally.shared_requests += 1;
         for (m, &reg) in matrix.regs.iter().enumerate() {
             let rows = &addresses[8 * m..8 * m + 8];
-            let words = rows.iter().flat_map(|a| a / 4..a / 4 + 4);
-            around.tally.shared_conflicts += extra_passes(words);
+            around.tally.shared_conflicts += extra_passes(16, rows.iter().copied());
             if load {
                 let mut rows_of = [[0u32; 4]; 8];
                 for (row, address) in rows.iter().enumerate() {

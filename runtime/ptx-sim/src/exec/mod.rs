@@ -8,6 +8,7 @@ mod access;
 mod atomic;
 mod copy;
 mod matrix;
+mod shared;
 
 use crate::counters::Tally;
 use crate::error::FaultKind;
@@ -78,6 +79,8 @@ pub(crate) struct Warp {
     polls: Vec<Poll>,
     /// Where the running fragment is, for faults.
     pub pc: u32,
+    /// The last instruction of the code that has run in this block.
+    reached: u32,
     /// Stores, atomics and exits: what may let others go on.
     pub progress: u64,
 }
@@ -122,45 +125,19 @@ pub(crate) struct Arrivals {
 pub(crate) type Barriers = [Arrivals; 16];
 
 impl Warp {
-    pub fn new(index: usize) -> Self {
-        Self {
-            index,
-            regs: Regs::default(),
-            lanes: 0,
-            exited: 0,
-            fragments: vec![],
-            local: vec![],
-            copies: Copies::default(),
-            polls: vec![],
-            pc: 0,
-            progress: 0,
-        }
-    }
-
-    /// Before the first instruction of a block.
-    pub fn start(&mut self, env: &Env<'_>, block: [u32; 3]) {
-        let kernel = env.kernel;
-        kernel.fill(&mut self.regs);
-        let threads = env.threads;
-        let first = self.index * 32;
-        self.lanes = if threads - first >= 32 { FULL } else { (1 << (threads - first)) - 1 };
-        self.exited = 0;
-        self.fragments.clear();
-        self.fragments.push(Fragment { pc: 0, mask: self.lanes, state: State::Run });
-        self.local.clear();
-        self.local.resize(kernel.local_bytes.div_ceil(4) as usize * 32, 0);
-        self.copies = Copies::default();
-        self.polls.clear();
-        self.pc = 0;
-        for &(at, special) in &kernel.specials {
-            self.regs.w32[at] = match special {
+    pub fn new(env: &Env<'_>, index: usize) -> Self {
+        let first = index * 32;
+        let mut regs = env.kernel.registers();
+        for &(at, special) in &env.kernel.specials {
+            regs.w32[at] = match special {
                 Special::Tid(axis) => std::array::from_fn(|i| env.thread_at(first + i)[axis]),
                 Special::Ntid(axis) => [env.block[axis]; 32],
-                Special::Ctaid(axis) => [block[axis]; 32],
+                // Another in each block.
+                Special::Ctaid(_) => [0; 32],
                 Special::Nctaid(axis) => [env.grid[axis]; 32],
                 Special::LaneId => std::array::from_fn(|i| i as u32),
-                Special::WarpId => [self.index as u32; 32],
-                Special::WarpCount => [threads.div_ceil(32) as u32; 32],
+                Special::WarpId => [index as u32; 32],
+                Special::WarpCount => [env.threads.div_ceil(32) as u32; 32],
                 Special::SmId => [0; 32],
                 Special::LaneMask(mask) => mask.lanes(),
                 Special::DynamicShared => [env.dynamic_shared as u32; 32],
@@ -168,6 +145,36 @@ impl Warp {
                 Special::Constant(value) => [value; 32],
             };
         }
+        Self {
+            index,
+            regs,
+            lanes: if env.threads - first >= 32 { FULL } else { (1 << (env.threads - first)) - 1 },
+            exited: 0,
+            fragments: vec![],
+            local: vec![0; env.kernel.local_bytes.div_ceil(4) as usize * 32],
+            copies: Copies::default(),
+            polls: vec![],
+            pc: 0,
+            reached: 0,
+            progress: 0,
+        }
+    }
+
+    /// Before the first instruction of a block.
+    pub fn start(&mut self, env: &Env<'_>, block: [u32; 3]) {
+        env.kernel.clear(&mut self.regs, self.reached);
+        for &(at, special) in &env.kernel.specials {
+            if let Special::Ctaid(axis) = special {
+                self.regs.w32[at] = [block[axis]; 32];
+            }
+        }
+        self.exited = 0;
+        self.fragments.clear();
+        self.fragments.push(Fragment { pc: 0, mask: self.lanes, state: State::Run });
+        self.local.fill(0);
+        self.copies = Copies::default();
+        self.polls.clear();
+        (self.pc, self.reached) = (0, 0);
     }
 
     /// Waits for lanes of its own that have not come.
@@ -284,6 +291,7 @@ impl Warp {
                     Some(guard) => mask & self.holds(guard),
                 };
                 self.pc = pc;
+                self.reached = self.reached.max(pc);
                 match &inst.op {
                     Op::Alu(run) => {
                         if on != 0 {
