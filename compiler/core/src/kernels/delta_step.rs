@@ -85,7 +85,6 @@ impl Template for DeltaStep {
             activations_read: per_token(read * self.rule.dtype.size()),
             activations_written: per_token((nv * dv + nv * panels) * 4),
             flops: per_token(nv * 7 * dk * dv),
-            ..Cost::default()
         }
     }
 }

@@ -62,12 +62,9 @@ const ROWS: u32 = 4;
 const STAGED: u32 = 4096;
 /// Sums that lanes hand each other at once: of two rows, two panels each.
 const JOINED: u32 = 4;
-/// Numbers of one of them. The two halves of a panel alternate, in rows of two numbers more, and each
-/// quarter of the rows begins eight banks after the one before: what the lanes of a subgroup write at once, and what
-/// they read at once, falls into different banks.
-const PARTIAL: u32 = SPLIT * STRIDE + CLUSTER * SKEW;
+/// Numbers of one of them: a row for each slice, in which the two halves of a panel alternate, see [`place`].
+const PARTIAL: u32 = SPLIT * STRIDE + CLUSTER * STRIDE;
 const STRIDE: u32 = PANEL as u32 + 2;
-const SKEW: u32 = 8;
 /// Lanes that sum up a column, a quarter of the slices each; no subgroup has fewer.
 const CLUSTER: u32 = 4;
 const QUARTER: u32 = SPLIT / CLUSTER;
@@ -93,6 +90,13 @@ struct Sums<'k> {
     products: Vec<Expr<'k>>,
     /// Of each row, of the squares of `x`.
     squares: Vec<Expr<'k>>,
+}
+
+/// Where the row of a slice begins: of a quarter of the slices, and its number in it. The lanes of a subgroup write
+/// sixteen rows of one quarter, two numbers of each, and read one row of each quarter, every other number; both fall into
+/// different banks.
+fn place<'k>(quarter: Expr<'k>, slice: Expr<'k>) -> Expr<'k> {
+    quarter * (QUARTER * STRIDE + 16) + quarter / 2 + slice * STRIDE
 }
 
 impl<'k> Product<'k> {
@@ -179,8 +183,7 @@ impl<'k> Product<'k> {
         }
 
         // Two rows at a time, half of the lanes each.
-        let (half, place) = (b.lane() / (LANES / 2), b.lane() % (LANES / 2) / CLUSTER);
-        let column = place % 2 * PART + place / 2;
+        let (half, column) = (b.lane() / (LANES / 2), b.lane() % (LANES / 2) / CLUSTER);
         let mine = (b.lane() % CLUSTER).eq(0);
         for (pair, sums) in sums.products.chunks(2 * panels.len()).enumerate() {
             let totals = self.join(scratch, sums, panels.len());
@@ -297,7 +300,7 @@ impl<'k> Product<'k> {
     }
 
     /// Sums over all slices of one row or two, of each of `panels`: of the first row in the lower half of the
-    /// lanes, of the second in the upper, where `CLUSTER` lanes each get a column's, in the order of [`PARTIAL`].
+    /// lanes, of the second in the upper, where `CLUSTER` lanes each get a column's.
     fn join(&self, scratch: Scratch, sums: &[Expr<'k>], panels: usize) -> Vec<Expr<'k>> {
         let b = self.b;
         let Scratch(mem) = scratch;
@@ -305,14 +308,14 @@ impl<'k> Product<'k> {
         b.barrier();
         for (n, sum) in sums.iter().enumerate() {
             for i in 0..PART as u8 {
-                let at = slice * STRIDE + slice / QUARTER * SKEW + part + 2 * i32::from(i);
+                let at = place(slice / QUARTER, slice % QUARTER) + part + 2 * i32::from(i);
                 b.store(mem, at + n as u32 * PARTIAL, sum.extract(i));
             }
         }
         b.barrier();
         let half = if sums.len() > panels { b.lane() / (LANES / 2) } else { b.i(0) };
-        let (place, quarter) = (b.lane() % (LANES / 2) / CLUSTER, b.lane() % CLUSTER);
-        let first = quarter * (QUARTER * STRIDE + SKEW) + place;
+        let (column, quarter) = (b.lane() % (LANES / 2) / CLUSTER, b.lane() % CLUSTER);
+        let first = place(quarter, b.i(0)) + column % PART * 2 + column / PART;
         let total = |p: usize| {
             let from = (half * panels + p) * PARTIAL + first;
             let [total] = b.fold(0, QUARTER, 1, [b.f(0.0)], |slice, [total]| {
