@@ -111,7 +111,7 @@ impl DeltaStep {
             .collect();
         let row = tile.token * self.rule.x_cols;
         let [q_at, k_at, v_at] = cx.columns_from(row);
-        let value = there.select(b.load(cx.x, v_at + at), 0.0);
+        let value = b.load(cx.x, v_at + at);
         let (g, beta) = cx.gates(tile.token);
         let alpha = g.exp();
 
@@ -155,7 +155,8 @@ impl DeltaStep {
                 b.store(cx.state, to + row * WIDTH, new)
             });
         }
-        let all = b.cluster(ReduceOp::Sum, o * o, WIDTH);
+        // Columns that pad a panel hold what nobody asked for.
+        let all = b.cluster(ReduceOp::Sum, there.select(o * o, 0.0), WIDTH);
         b.when(part.eq(0), || {
             let head = tile.token * shape.nv + cx.head;
             b.when(column.eq(0), || b.store(squares, head * self.panels() + panel, all));

@@ -106,13 +106,13 @@ impl<'k> Cx<'k> {
 }
 
 /// The tokens of one chunk.
-struct Tokens<'k> {
-    first: Expr<'k>,
-    len: Expr<'k>,
+pub struct Tokens<'k> {
+    pub first: Expr<'k>,
+    pub len: Expr<'k>,
 }
 
 pub struct Chunk<'c, 'k> {
-    cx: &'c Cx<'k>,
+    pub cx: &'c Cx<'k>,
     pub b: &'k KernelBuilder,
     pub layout: Layout,
     /// Keys and queries, a row a token.
@@ -170,7 +170,13 @@ impl<'c, 'k> Chunk<'c, 'k> {
         let (b, len) = (self.b, self.layout.len);
         b.barrier();
         self.stage(tokens);
-        let values = self.values(tokens);
+        let values = match &self.units {
+            None => self.values(tokens),
+            Some(units) => {
+                units.stage_values(self, tokens);
+                vec![]
+            }
+        };
         b.barrier();
         self.weigh(tokens);
         match &self.units {
@@ -183,6 +189,10 @@ impl<'c, 'k> Chunk<'c, 'k> {
         }
         b.barrier();
 
+        let values = match &self.units {
+            Some(units) => vec![units.values(self)],
+            None => values,
+        };
         let errors: Vec<Vec<Expr>> =
             values.iter().enumerate().map(|(round, v)| self.solve(v, round)).collect();
         // O = exp(G) Q S + (Q Kᵀ ∘ Γ) E
@@ -205,17 +215,13 @@ impl<'c, 'k> Chunk<'c, 'k> {
 
         // S ← exp(G_C) S + Kᵀ (exp(G_C − G) E)
         let rest = self.scalars(self.until, b.i(0));
-        let decay = b.load(self.since, tokens.len - 1);
-        if let Some(units) = &self.units {
-            units.store_errors(self, errors[0].iter().zip(&rest).map(|(&e, &rest)| e * rest));
-            return units.add_products(self, &state, decay);
-        }
         for (round, errors) in errors.iter().enumerate() {
             for (i, (&e, &rest)) in errors.iter().zip(&rest).enumerate() {
                 b.store(self.rows, self.own(b.n(i), round), e * rest);
             }
         }
         b.barrier();
+        let decay = b.load(self.since, tokens.len - 1);
         let decayed = state.iter().map(|&s| s * decay).collect();
         b.fold_vec(0, tokens.len, 1, decayed, |i, state| self.add_outer(i, &state))
     }
@@ -253,9 +259,6 @@ impl<'c, 'k> Chunk<'c, 'k> {
             b.when(n.lt(total as i32), || {
                 b.store(self.q, to, q);
                 b.store(self.k, to, k);
-                if let Some(units) = &self.units {
-                    units.store_keys(self, (n / each, n % each * u32::from(width)), k);
-                }
             });
         }
         let total = b.group_scan(g);

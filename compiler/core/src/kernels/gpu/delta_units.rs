@@ -1,10 +1,11 @@
-//! Products of a chunk of the delta rule with the state, on matrix units: `K S`, `Q S` and `S + Kᵀ E`.
+//! Products of a chunk of the delta rule with the state, on matrix units: `K S` and `Q S`.
 //!
 //! The state stays in float32 in the lanes' registers. What units multiply is a sum of two numbers of `bf16` for each of
-//! its elements, and for each error: sixteen bits, where keys and queries, which are the other factor, have eight. A
-//! piece of the state at a time goes through shared memory.
+//! its elements: sixteen bits, where keys and queries, which are the other factor, have eight. A piece of the state at
+//! a time goes through shared memory. `S + Kᵀ E` is left to the lanes, who have `S`: on units, with heads of 128, it would
+//! take more registers than there are.
 
-use super::delta_chunks::{Chunk, Layout, QUAD};
+use super::delta_chunks::{Chunk, Layout, QUAD, Tokens};
 use super::{LANES, mma};
 use crate::kernels::delta_rule::DeltaShape;
 use q35_kernel::{Acc, Expr, KernelBuilder, Mem, MmaArgs};
@@ -13,14 +14,12 @@ use q35_types::DType;
 
 /// Tokens of a chunk: as many as a product of the units has rows.
 pub const TOKENS: u32 = 16;
-/// Rows of the state in a piece, and of [`Chunk::rows`].
-const PIECE: u32 = 2 * TOKENS;
+/// Rows of the state in a piece.
+const PIECE: u32 = 32;
 /// Vectors of the state that a lane has in sixteen rows.
 const VECTORS: usize = QUAD as usize;
 /// Numbers of `bf16` for each of float32.
 const TERMS: u32 = 2;
-/// From one row of transposed keys to the next.
-const ACROSS_ROW: u32 = TOKENS + mma::PART;
 
 /// Whether the heads are of whole pieces, a column of values for each lane at most, and keys are of `bf16` anyway.
 pub fn usable(shape: DeltaShape, dtype: DType, caps: &Caps) -> bool {
@@ -33,27 +32,25 @@ fn columns(shape: DeltaShape, caps: &Caps) -> u32 {
     shape.dv / (LANES / caps.subgroup)
 }
 
-/// From row to row of the state and of errors.
+/// From row to row of the state.
 fn row(layout: &Layout) -> u32 {
     layout.shape.dv + mma::PART
 }
 
 /// Bytes of shared memory.
 pub fn bytes(layout: &Layout) -> u32 {
-    2 * (TERMS * (PIECE + TOKENS) * row(layout) + layout.shape.dk * ACROSS_ROW)
+    2 * (TERMS * PIECE * row(layout) + TOKENS * LANES)
 }
 
 /// What the units work on.
 pub struct Units<'k> {
-    /// A piece of the state, and the errors of the chunk, in terms.
+    /// A piece of the state, in terms.
     state: Vec<Mem>,
-    errors: Vec<Mem>,
-    /// `Kᵀ`.
-    across: Mem,
-    /// `K S`, `Q S`, and a piece of `Kᵀ E`.
+    /// Values, a row for each token. Registers are for the state and for sums.
+    values: Mem,
+    /// `K S` and `Q S`.
     read: Acc,
     asked: Acc,
-    added: Acc,
     /// The subgroup's first column.
     right: Expr<'k>,
 }
@@ -61,58 +58,48 @@ pub struct Units<'k> {
 impl<'k> Units<'k> {
     pub fn new(b: &'k KernelBuilder, layout: &Layout, caps: &Caps) -> Self {
         let columns = columns(layout.shape, caps);
-        let terms = |name: &str, rows: u32| {
-            let term = |n| b.shared(&format!("{name}{n}"), DType::Bf16, rows * row(layout));
-            (0..TERMS).map(term).collect()
-        };
+        let term = |n| b.shared(&format!("state{n}"), DType::Bf16, PIECE * row(layout));
         Units {
-            state: terms("state", PIECE),
-            errors: terms("errors", TOKENS),
-            across: b.shared("across", DType::Bf16, layout.shape.dk * ACROSS_ROW),
+            state: (0..TERMS).map(term).collect(),
+            values: b.shared("values", DType::Bf16, TOKENS * LANES),
             read: b.accumulator("read", TOKENS, columns),
             asked: b.accumulator("asked", TOKENS, columns),
-            added: b.accumulator("added", PIECE, columns),
             right: b.subgroup() * columns,
         }
     }
 
-    /// Neighbours of the key of a token, from a column on.
-    pub fn store_keys(
-        &self,
-        c: &Chunk<'_, 'k>,
-        (token, column): (Expr<'k>, Expr<'k>),
-        k: Expr<'k>,
-    ) {
-        for i in 0..k.ty().width {
-            let at = (column + i32::from(i)) * ACROSS_ROW + token;
-            c.b.store(self.across, at, k.extract(i));
+    /// Values of all tokens; where the chunk has none, those of the last, which a beta of zero keeps out.
+    pub fn stage_values(&self, c: &Chunk<'_, 'k>, tokens: &Tokens<'k>) {
+        let (b, each) = (c.b, c.layout.shape.dv / QUAD);
+        for first in (0..TOKENS * each).step_by(LANES as usize) {
+            let number = b.lane() + first;
+            let (row, column) = (number / each, number % each * QUAD);
+            let [_, _, at] = c.cx.columns(tokens.first + row.min(tokens.len - 1));
+            let v = b.load_vec(c.cx.qkv, at + column, QUAD as u8);
+            b.store(self.values, row * LANES + column, v);
         }
     }
 
-    /// Of each token, this lane's column.
-    pub fn store_errors(&self, c: &Chunk<'_, 'k>, errors: impl Iterator<Item = Expr<'k>>) {
-        let b = c.b;
-        b.when(b.lane().lt(c.layout.shape.dv as i32), || {
-            for (i, e) in errors.enumerate() {
-                for (&to, term) in self.errors.iter().zip(mma::split(e, TERMS)) {
-                    b.store(to, b.lane() + i as u32 * row(&c.layout), term);
-                }
-            }
-        });
+    /// Of each token, this lane's column of the values.
+    pub fn values(&self, c: &Chunk<'_, 'k>) -> Vec<Expr<'k>> {
+        let column = c.b.lane().min(c.layout.shape.dv as i32 - 1);
+        (0..TOKENS).map(|i| c.b.load(self.values, column + i * LANES)).collect()
     }
 
     /// `K S` to the first rows of values, `Q S` to those behind them.
     pub fn times_state(&self, c: &Chunk<'_, 'k>, state: &[Expr<'k>]) {
         let (b, layout) = (c.b, &c.layout);
-        b.mma_zero(self.read);
-        b.mma_zero(self.asked);
+        let products = [(self.read, c.k), (self.asked, c.q)];
+        for (acc, _) in products {
+            b.mma_zero(acc);
+        }
         for (piece, vectors) in state.chunks(2 * VECTORS).enumerate() {
             if piece > 0 {
                 b.barrier();
             }
             self.store_piece(c, vectors);
             b.barrier();
-            for (acc, x) in [(self.read, c.k), (self.asked, c.q)] {
+            for (acc, x) in products {
                 for &state in &self.state {
                     b.mma(MmaArgs {
                         acc,
@@ -126,9 +113,10 @@ impl<'k> Units<'k> {
                 }
             }
         }
-        let queries = TOKENS * layout.value_row();
-        b.mma_store(self.read, b.at(c.rows, self.right), layout.value_row());
-        b.mma_store(self.asked, b.at(c.rows, self.right + queries), layout.value_row());
+        for (number, (acc, _)) in products.into_iter().enumerate() {
+            let to = self.right + number as u32 * TOKENS * layout.value_row();
+            b.mma_store(acc, b.at(c.rows, to), layout.value_row());
+        }
     }
 
     fn store_piece(&self, c: &Chunk<'_, 'k>, vectors: &[Expr<'k>]) {
@@ -145,41 +133,6 @@ impl<'k> Units<'k> {
             LANES => store(),
             dv => b.when(b.lane().lt(dv as i32), store),
         }
-    }
-
-    /// `decay · S + Kᵀ E`, through the rows of values.
-    pub fn add_products(
-        &self,
-        c: &Chunk<'_, 'k>,
-        state: &[Expr<'k>],
-        decay: Expr<'k>,
-    ) -> Vec<Expr<'k>> {
-        let (b, layout) = (c.b, &c.layout);
-        let column = (b.lane() / QUAD * QUAD).min((layout.shape.dv - QUAD) as i32);
-        let mut next = Vec::with_capacity(state.len());
-        for (piece, vectors) in state.chunks(2 * VECTORS).enumerate() {
-            // The errors are there; what was in the rows before has been read.
-            b.barrier();
-            b.mma_zero(self.added);
-            for &errors in &self.errors {
-                b.mma(MmaArgs {
-                    acc: self.added,
-                    a: b.at(self.across, b.n(piece * (PIECE * ACROSS_ROW) as usize)),
-                    a_row: b.n(ACROSS_ROW as usize),
-                    b: b.at(errors, self.right),
-                    b_row: b.n(row(layout) as usize),
-                    b_columns: false,
-                    k: TOKENS,
-                });
-            }
-            b.mma_store(self.added, b.at(c.rows, self.right), layout.value_row());
-            b.barrier();
-            next.extend(vectors.iter().enumerate().map(|(place, &s)| {
-                let at = within(c, place) * layout.value_row() + column;
-                b.mul_add(s, decay, b.load_vec(c.rows, at, QUAD as u8))
-            }));
-        }
-        next
     }
 }
 
