@@ -1,7 +1,7 @@
 //! `q35c compile`
 
 use crate::failure::{Failure, print, read_text};
-use crate::targets;
+use crate::{cubin, targets};
 use clap::{Args, ValueEnum};
 use q35_artifact::Artifact;
 use q35_core::frontend::config::Parsed;
@@ -44,6 +44,12 @@ pub struct Compile {
     /// Prompt tokens that one step may take, a multiple of 64
     #[arg(long, value_name = "N", default_value_t = 512, value_parser = chunk)]
     max_chunk: u32,
+    /// Put machine code beside the code in PTX, made by NVIDIA's assembler: drivers then need not compile it
+    #[arg(long)]
+    cubin: bool,
+    /// NVIDIA's assembler [default: the `ptxas` in the path]
+    #[arg(long, value_name = "PATH", requires = "cubin")]
+    ptxas: Option<PathBuf>,
     /// Print a stage of the compilation to stdout: graph, the name of a pass, kernels, plan or code
     #[arg(long, value_name = "STAGE", value_parser = q35_core::stages())]
     emit: Option<String>,
@@ -79,6 +85,8 @@ pub fn run(args: &Compile, verbose: u8) -> Result<(), Failure> {
     }
     let config = parsed.config;
     let targets = targets::all(&args.target, args.subgroup)?;
+    let ptxas =
+        args.cubin.then(|| cubin::assembler(&targets, args.ptxas.as_deref())).transpose()?;
     let activations = |target: &dyn Target| {
         args.activations.map_or(default_activations(target.name()), Storage::dtype)
     };
@@ -108,6 +116,9 @@ pub fn run(args: &Compile, verbose: u8) -> Result<(), Failure> {
     }
     let (Some(output), Some(mut artifact)) = (&args.output, artifact) else { return Ok(()) };
     artifact.targets.sort_by_key(|section| targets.iter().position(|t| t.name() == section.name));
+    if let Some(ptxas) = &ptxas {
+        cubin::add(&mut artifact, ptxas)?;
+    }
     artifact.write_file(output).map_err(Failure::new)?;
     if verbose > 0 {
         let bytes = std::fs::metadata(output).map_or(0, |m| m.len());

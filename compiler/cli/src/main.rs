@@ -3,6 +3,7 @@
 //! Data goes to stdout, all else to stderr. Exit status: 0 done, 1 failed, 2 used wrongly.
 
 mod compile;
+mod cubin;
 mod diagnostic;
 mod explain;
 mod extract;

@@ -24,6 +24,9 @@
 //! - Shared arrays of more than 44 KiB together are `.extern .shared`, and the launch says how many bytes
 //!   ([`Kernel::shared_bytes`]); fewer are static. What collectives exchange is static, and at most 4 KiB.
 //!
+//! The code of a kernel is its text. A zero byte and a cubin for the variant's architecture may follow
+//! ([`with_cubin`]): a device that runs it as it is need not compile the text.
+//!
 //! # Variants
 //!
 //! One for each architecture that can be asked for ([`Ptx::SM_80`] and its like). They differ in the assembler's
@@ -64,6 +67,17 @@ const CAPS: Caps = Caps {
     panel_dot: false,
     mma: Some(Mma { m: 16, n: 8, k: 16 }),
 };
+
+/// The code of a kernel, from its text and what an assembler made of that.
+pub fn with_cubin(text: &[u8], cubin: &[u8]) -> Vec<u8> {
+    [text, b"\0", cubin].concat()
+}
+
+/// The text in the code of a kernel.
+pub fn text(code: &[u8]) -> &[u8] {
+    let end = code.iter().position(|byte| *byte == 0);
+    &code[..end.unwrap_or(code.len())]
+}
 
 const fn variant(name: &'static str) -> Variant {
     Variant { name, extension: "ptx", caps: CAPS }
@@ -113,7 +127,7 @@ impl Target for Ptx {
     }
 
     fn file(&self, _: &Variant, _: &str, code: &[u8]) -> Vec<u8> {
-        code.to_vec()
+        text(code).to_vec()
     }
 
     /// The kernel as a comment before its code, so that it is PTX still.

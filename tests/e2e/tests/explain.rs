@@ -2,12 +2,12 @@
 //! what it refuses to look at.
 
 use q35_e2e::golden;
-use q35_e2e::program::{outcome, q35c};
+use q35_e2e::program::{outcome, ptxas, q35c};
 use q35_e2e::scratch::Scratch;
 use serde_json::Value;
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Command;
 
 const GPUS: [&str; 7] = ["A100", "L40S", "H100", "H200", "B200", "rtx4090", "RTX 5090"];
 
@@ -36,21 +36,6 @@ fn alone(artifact: &Path, options: &[&str]) -> Command {
     let mut command = explain(artifact, options);
     command.env("PATH", "");
     command
-}
-
-/// NVIDIA's assembler, of target/tools/cuda or of the system.
-fn ptxas() -> Option<PathBuf> {
-    let own = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/tools/cuda/bin/ptxas");
-    let found = [own, "ptxas".into()].into_iter().find(|program| {
-        let run = Command::new(program).arg("--version").stdout(Stdio::null()).status();
-        run.is_ok_and(|status| status.success())
-    });
-    if found.is_none() {
-        let required = std::env::var("Q35_REQUIRE").is_ok_and(|list| list.contains("ptxas"));
-        assert!(!required, "`Q35_REQUIRE` names `ptxas`, but there is none");
-        eprintln!("skipped: there is no ptxas");
-    }
-    found
 }
 
 fn number(value: &Value) -> f64 {

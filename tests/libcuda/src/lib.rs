@@ -34,6 +34,7 @@ mod result {
     pub const NO_DEVICE: i32 = 100;
     pub const INVALID_DEVICE: i32 = 101;
     pub const INVALID_CONTEXT: i32 = 201;
+    pub const NO_BINARY_FOR_GPU: i32 = 209;
     pub const INVALID_PTX: i32 = 218;
     pub const INVALID_HANDLE: i32 = 400;
     pub const NOT_FOUND: i32 = 500;
@@ -148,6 +149,7 @@ pub extern "C" fn cuGetErrorName(error: c_int, text: *mut *const c_char) -> c_in
         result::NO_DEVICE => c"CUDA_ERROR_NO_DEVICE",
         result::INVALID_DEVICE => c"CUDA_ERROR_INVALID_DEVICE",
         result::INVALID_CONTEXT => c"CUDA_ERROR_INVALID_CONTEXT",
+        result::NO_BINARY_FOR_GPU => c"CUDA_ERROR_NO_BINARY_FOR_GPU",
         result::INVALID_PTX => c"CUDA_ERROR_INVALID_PTX",
         result::INVALID_HANDLE => c"CUDA_ERROR_INVALID_HANDLE",
         result::NOT_FOUND => c"CUDA_ERROR_NOT_FOUND",
@@ -273,8 +275,13 @@ pub unsafe extern "C" fn cuModuleLoadDataEx(
             _ => return result::INVALID_VALUE,
         }
     }
-    // SAFETY: a text.
-    let Ok(text) = unsafe { CStr::from_ptr(image) }.to_str() else { return result::INVALID_PTX };
+    // SAFETY: a text, or an ELF file, which has a zero in its first sixteen bytes.
+    let image = unsafe { CStr::from_ptr(image) };
+    if image.to_bytes().starts_with(b"\x7fELF") {
+        // There is nothing here that runs machine code.
+        return result::NO_BINARY_FOR_GPU;
+    }
+    let Ok(text) = image.to_str() else { return result::INVALID_PTX };
     let loaded = with_context(|driver| driver.module(text));
     if let Err(Failure { code: result::INVALID_PTX, text: Some(said) }) = &loaded {
         let line = format!("ptxas application ptx input; error   : {said}\n\0");

@@ -52,8 +52,9 @@ fn taken(
     arch: &str,
     sm: Sm,
 ) -> Result<Taken, PtxasError> {
-    let used = ptxas.assemble(code, arch)?.used;
-    let text = String::from_utf8_lossy(code);
+    let text = q35_target_ptx::text(code);
+    let used = ptxas.assemble(text, arch)?.used;
+    let text = String::from_utf8_lossy(text);
     let threads = threads(&text);
     // The calling convention of the target has it so.
     let dynamic_shared = if text.contains(".extern .shared") { kernel.shared_bytes } else { 0 };

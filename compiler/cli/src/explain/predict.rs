@@ -165,9 +165,9 @@ impl Work {
 impl Scene<'_> {
     fn timed(&self, entry: &Entry, launch: &Launch, gpu: Gpu) -> Timed {
         let moved = moved(self.plan, launch, self.workload);
-        let bytes = self.from_memory(entry, launch, &moved);
+        let bytes = self.memory_bytes(entry, launch, &moved);
         let (kernel, code) = &self.variant.kernels[launch.kernel as usize];
-        let matrix = String::from_utf8_lossy(code).contains("mma.");
+        let matrix = String::from_utf8_lossy(q35_target_ptx::text(code)).contains("mma.");
         let work = Work { tasks: self.tasks(launch), bytes, flops: moved.flops, matrix };
         let (seconds, bound) = work.on(gpu);
         let again = moved.bytes() - bytes;
@@ -175,7 +175,7 @@ impl Scene<'_> {
     }
 
     /// Of what a launch moves, each byte that its arguments hold at most once.
-    fn from_memory(&self, entry: &Entry, launch: &Launch, moved: &Moved) -> f64 {
+    fn memory_bytes(&self, entry: &Entry, launch: &Launch, moved: &Moved) -> f64 {
         let Workload { tokens, seqs, experts, .. } = self.workload;
         let (mut weights, mut state, mut activations) = (0.0, 0.0, 0.0);
         let params = &self.plan.kernels[launch.kernel as usize].params;

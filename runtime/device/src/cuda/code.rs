@@ -1,4 +1,5 @@
-//! Kernels: texts that the driver compiles while they are loaded, one module each.
+//! Kernels: texts that the driver compiles while they are loaded, or machine code where it has some for
+//! its device; one module each.
 
 use super::CudaError;
 use super::driver::said;
@@ -33,9 +34,9 @@ pub struct Loaded {
 unsafe impl Send for Loaded {}
 
 impl Loaded {
-    pub fn new(gpu: &Arc<Gpu>, code: KernelCode<'_>) -> Result<Self, DeviceError> {
+    pub fn new(gpu: &Arc<Gpu>, variant: &str, code: KernelCode<'_>) -> Result<Self, DeviceError> {
         let KernelCode { kernel, code } = code;
-        let Code { text, block, dynamic_shared } = Code::new(kernel, code)?;
+        let Code { text, cubin, block, dynamic_shared } = Code::new(kernel, code)?;
         let most = gpu.facts().shared_memory;
         if kernel.shared_bytes > most {
             let needs = kernel.shared_bytes;
@@ -43,11 +44,13 @@ impl Loaded {
             return Err(refused(kernel, reason));
         }
         gpu.enter()?;
+        let cubin = cubin.filter(|_| gpu.facts().runs_machine_code(variant)).and_then(assembled);
+        let module = cubin.map_or_else(|| compiled(text), Ok);
         // Dropped with what it has, should a later call fail.
         let mut loaded = Self {
             gpu: Arc::clone(gpu),
             kernel: kernel.clone(),
-            module: compiled(text).map_err(|reason| refused(kernel, reason))?,
+            module: module.map_err(|reason| refused(kernel, reason))?,
             function: null_mut(),
             block,
             dynamic_shared,
@@ -85,6 +88,26 @@ impl Loaded {
         self.grid = u32::try_from(blocks).unwrap_or(0).max(1) * self.gpu.facts().units.max(1);
         Ok(())
     }
+}
+
+/// The module of machine code; none if the driver does not take it, whose text is then compiled. The
+/// context is current.
+fn assembled(cubin: &[u8]) -> Option<CUmodule> {
+    // An ELF file has words of eight bytes, and in an artifact it begins anywhere.
+    let mut words = vec![0u64; cubin.len().div_ceil(8)];
+    for (word, bytes) in words.iter_mut().zip(cubin.chunks(8)) {
+        let mut whole = [0; 8];
+        whole[..bytes.len()].copy_from_slice(bytes);
+        *word = u64::from_ne_bytes(whole);
+    }
+    let mut module = null_mut();
+    // SAFETY: no options are given. The file says how long it is, and is whole: whoever opens an
+    // artifact trusts that q35c wrote it. The driver has finished with it when it returns.
+    let loaded = unsafe {
+        let image = words.as_ptr().cast();
+        sys::cuModuleLoadDataEx(&raw mut module, image, 0, null_mut(), null_mut())
+    };
+    (loaded == CUresult::CUDA_SUCCESS).then_some(module)
 }
 
 /// The module of a text, or what the compiler has to say. The context is current.

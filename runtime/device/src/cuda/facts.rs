@@ -52,6 +52,15 @@ impl Facts {
         runs.map(|a| a.variant).collect()
     }
 
+    /// Whether it runs machine code for the architecture of a variant: that is good for the same major
+    /// number and the same or later minor ones.
+    pub fn runs_machine_code(&self, variant: &str) -> bool {
+        let made_for = ARCHITECTURES.iter().find(|a| a.variant == variant);
+        made_for.is_some_and(|a| {
+            a.capability / 10 == self.capability / 10 && a.capability <= self.capability
+        })
+    }
+
     /// What keeps it from running a variant.
     pub fn lacks(&self, variant: &str) -> Option<String> {
         let wanted = ARCHITECTURES.iter().find(|a| a.variant == variant)?.capability;
@@ -111,6 +120,14 @@ mod tests {
         assert_eq!(gpu(90).variants(), ["sm_90", "sm_89", "sm_80"]);
         assert_eq!(gpu(103).variants(), ["sm_100", "sm_90", "sm_89", "sm_80"]);
         assert_eq!(gpu(121).variants()[..2], ["sm_120", "sm_100"]);
+    }
+
+    #[test]
+    fn machine_code_is_for_one_major_number_from_its_minor_one_on() {
+        let runs = |capability: u32, variant| gpu(capability).runs_machine_code(variant);
+        assert!(runs(80, "sm_80") && runs(86, "sm_80") && runs(89, "sm_89") && runs(103, "sm_100"));
+        assert!(!runs(80, "sm_89") && !runs(90, "sm_80") && !runs(120, "sm_100"));
+        assert!(!runs(90, "tomorrow"));
     }
 
     #[test]

@@ -7,7 +7,8 @@
 //! ```
 //!
 //! The driver is looked for at run time: without one, there are no devices. It compiles PTX for its
-//! device, so code for one architecture runs on all later ones. Everything happens on one stream,
+//! device, so code for one architecture runs on all later ones; machine code beside the PTX is taken
+//! where it fits. Everything happens on one stream,
 //! in order; an entry is a graph, started again for every step.
 
 mod code;
@@ -148,7 +149,7 @@ impl Device for Cuda {
         }
         let first = self.kernels.len() as u32;
         for code in kernels {
-            self.kernels.push(Loaded::new(&self.gpu, *code)?);
+            self.kernels.push(Loaded::new(&self.gpu, variant, *code)?);
         }
         Ok((first..self.kernels.len() as u32).map(KernelId).collect())
     }

@@ -1,6 +1,7 @@
 //! PTX as devices see it, a simulator and a driver alike. The other side of it is `q35-target-ptx`.
 //!
-//! The code of a kernel is one text with one entry of the kernel's name. It takes an address for
+//! The code of a kernel is one text with one entry of the kernel's name, and after a zero byte it may
+//! have a cubin, which is the same for the architecture of its variant. The entry takes an address for
 //! each parameter, then the address of the number by which `each` is multiplied (0: once), then
 //! `each`; a block does every task whose number is its own, plus a multiple of the number of
 //! blocks. Any number of blocks computes the same.
@@ -35,9 +36,14 @@ pub(crate) const ARCHITECTURES: [Architecture; 5] = [
     Architecture { variant: "sm_120", capability: 120 },
 ];
 
+/// How a cubin begins.
+const ELF: &[u8] = b"\x7fELF";
+
 /// The text of a kernel and how it is launched.
 pub(crate) struct Code<'a> {
     pub text: &'a str,
+    /// Machine code, if there is any.
+    pub cubin: Option<&'a [u8]>,
     /// Threads of a block.
     pub block: u32,
     /// Bytes of shared memory that the launch gives: all of the plan's, or those that the text
@@ -51,9 +57,13 @@ impl<'a> Code<'a> {
     /// [`DeviceError::Code`]: it is not the text of such a kernel.
     pub fn new(kernel: &Kernel, code: &'a [u8]) -> Result<Self, DeviceError> {
         let refuse = |reason: &str| refused(kernel, reason);
-        let text = std::str::from_utf8(code).ok().filter(|text| text.contains(".entry"));
+        let (text, cubin) = match code.iter().position(|byte| *byte == 0) {
+            Some(end) => (&code[..end], Some(&code[end + 1..])),
+            None => (code, None),
+        };
+        let text = std::str::from_utf8(text).ok().filter(|text| text.contains(".entry"));
         let text = text.ok_or_else(|| refuse("it is not PTX"))?;
-        if text.contains('\0') {
+        if cubin.is_some_and(|cubin| !cubin.starts_with(ELF)) {
             return Err(refuse("its text ends in the middle"));
         }
         let block = threads(text).ok_or_else(|| refuse("it does not say `.reqntid`"))?;
@@ -61,7 +71,7 @@ impl<'a> Code<'a> {
             true => kernel.shared_bytes,
             false => 0,
         };
-        Ok(Self { text, block, dynamic_shared })
+        Ok(Self { text, cubin, block, dynamic_shared })
     }
 }
 
@@ -105,6 +115,18 @@ mod tests {
             assert_eq!(refusal(text), format!("{said}it does not say `.reqntid`"));
         }
         assert!(refusal(".entry k()\0 .reqntid 32 { ret; }").contains("ends in the middle"));
+    }
+
+    #[test]
+    fn machine_code_may_follow_the_text() {
+        let cubin = |code: &str| {
+            let found = Code::new(&kernel(0), code.as_bytes()).unwrap();
+            (found.text.len(), found.cubin.map(<[u8]>::to_vec))
+        };
+        let text = ".entry k() .reqntid 32 { ret; }";
+        assert_eq!(cubin(text), (text.len(), None));
+        let both = format!("{text}\0\x7fELF\0rest");
+        assert_eq!(cubin(&both), (text.len(), Some(b"\x7fELF\0rest".to_vec())));
     }
 
     #[test]

@@ -130,7 +130,7 @@ impl PtxSim {
 
     fn loaded(&mut self, kernel: &Kernel, code: &[u8]) -> Result<Loaded, DeviceError> {
         let refuse = |error: q35_ptx_sim::Error| ptx::refused(kernel, error.to_string());
-        let Code { text, block, dynamic_shared } = Code::new(kernel, code)?;
+        let Code { text, block, dynamic_shared, .. } = Code::new(kernel, code)?;
         let module = Module::parse(text).map_err(refuse)?;
         let program = module.load(&mut self.memory).map_err(refuse)?;
         // This decodes it, so that what the simulator does not know is said now.
