@@ -1,11 +1,11 @@
 //! Bank conflicts of shared memory: 32 banks of 4 bytes, the same word for several lanes at once.
 
-use crate::regs::{FULL, Lanes, lanes_of, steps};
+use crate::regs::{FULL, Lanes, Spread, lanes_of};
 
 /// Passes beyond the first that accesses of so many bytes at these addresses, multiples of them, need. 8-byte accesses
 /// go by halves of the warp, 16-byte ones by quarters.
-pub(crate) fn conflicts(addresses: &Lanes<u64>, mask: u32, bytes: u64) -> u64 {
-    if steps(addresses, 0) || mask == FULL && bytes <= 16 && steps(addresses, bytes) {
+pub(crate) fn conflicts(addresses: &Lanes<u64>, mask: u32, bytes: u64, spread: Spread) -> u64 {
+    if spread == Spread::Same || spread == Spread::Row && mask == FULL && bytes <= 16 {
         return 0;
     }
     let group = match bytes {
@@ -27,17 +27,17 @@ pub(crate) fn extra_passes(bytes: u64, addresses: impl Iterator<Item = u64>) -> 
     let shift = bytes.max(4).trailing_zeros();
     let banks = 128 >> shift;
     // The distinct units of each bank, as a chain.
-    let (mut units, mut next) = ([0; 32], [NONE; 32]);
+    let (mut units, mut next) = ([0u32; 32], [NONE; 32]);
     let (mut first, mut counts) = ([NONE; 32], [0u8; 32]);
     let mut most = 1;
-    for (i, address) in addresses.enumerate() {
-        let unit = address >> shift;
-        let bank = (unit % banks) as usize;
-        let mut at = first[bank];
-        while at != NONE && units[usize::from(at)] != unit {
-            at = next[usize::from(at)];
+    for (i, address) in addresses.enumerate().take(32) {
+        let unit = (address >> shift) as u32;
+        let bank = (unit & (banks - 1)) as usize % 32;
+        let mut at = usize::from(first[bank]);
+        while at < 32 && units[at] != unit {
+            at = usize::from(next[at]);
         }
-        if at == NONE {
+        if at >= 32 {
             units[i] = unit;
             next[i] = first[bank];
             first[bank] = i as u8;

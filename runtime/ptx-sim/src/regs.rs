@@ -147,14 +147,30 @@ pub(crate) fn lanes_of(mut mask: u32) -> impl Iterator<Item = usize> {
     })
 }
 
-/// Whether each lane's bytes follow the last lane's.
-#[inline]
-pub(crate) fn steps(addresses: &Lanes<u64>, bytes: u64) -> bool {
-    let mut off = 0;
-    for (i, address) in addresses.iter().enumerate() {
-        off |= address.wrapping_sub(addresses[0]) ^ (i as u64 * bytes);
+/// How the addresses of all 32 lanes lie to each other.
+#[derive(Clone, Copy, PartialEq)]
+pub(crate) enum Spread {
+    Same,
+    /// Each lane's bytes follow the last lane's.
+    Row,
+    Any,
+}
+
+impl Spread {
+    #[inline]
+    pub fn of(addresses: &Lanes<u64>, bytes: u64) -> Self {
+        let (mut apart, mut off) = (0, 0);
+        for (i, address) in addresses.iter().enumerate() {
+            let from_first = address.wrapping_sub(addresses[0]);
+            apart |= from_first;
+            off |= from_first ^ (i as u64 * bytes);
+        }
+        match (apart, off) {
+            (0, _) => Self::Same,
+            (_, 0) => Self::Row,
+            _ => Self::Any,
+        }
     }
-    off == 0
 }
 
 /// The lanes where `f` holds.

@@ -14,7 +14,7 @@
 //! then the missing barrier, a race, would be the better explanation.
 
 use crate::error::FaultKind;
-use crate::regs::{LANES, Lanes, lanes_of, steps};
+use crate::regs::{Lanes, lanes_of};
 
 /// Who: a thread of the block, and how.
 const THREAD: u16 = 0x3ff;
@@ -70,10 +70,10 @@ impl Cell {
         if self.read < now.met || self.read < now.own && self.readers == bit {
             self.readers = 0;
         }
-        self.reader = match self.readers {
-            0 => me | strong,
-            _ if self.reader & MANY == me => me | strong & self.reader,
-            _ => MANY | strong & self.reader,
+        self.reader = if self.readers == 0 {
+            me | strong
+        } else {
+            strong & self.reader | if self.reader & MANY == me { me } else { MANY }
         };
         self.readers |= bit;
         self.read = now.time;
@@ -167,20 +167,26 @@ impl Shared {
     }
 
     /// Lanes of a warp read so many bytes each, at a multiple of the size of their elements and within bounds.
+    #[inline]
     pub fn read(
         &mut self,
         addresses: &Lanes<u64>,
-        on: u32,
+        lanes: impl Iterator<Item = usize>,
         bytes: u64,
         who: Who,
     ) -> Result<(), (usize, Fault)> {
         let now = self.now(who);
-        // Of lanes that read the same, all behind the second find what that one left.
-        let most = if steps(addresses, 0) { 2 } else { LANES };
-        for lane in lanes_of(on).take(most) {
+        for lane in lanes {
             let who = Who { lane, ..who };
             let (first, last) = self.cells_of(addresses[lane], bytes);
-            self.note_reads(first, last, who, now).map_err(|fault| (lane, fault))?;
+            if let [cell] = &mut self.cells[first..last]
+                && now.simple
+                && cell.settled(now)
+            {
+                cell.read_by(who, now);
+            } else {
+                self.note_reads(first, last, who, now).map_err(|fault| (lane, fault))?;
+            }
         }
         Ok(())
     }
@@ -291,7 +297,7 @@ impl Shared {
 
     #[inline]
     fn cells_of(&self, at: u64, bytes: u64) -> (usize, usize) {
-        ((at >> self.shift) as usize, ((at + bytes) as usize).div_ceil(1 << self.shift))
+        ((at >> self.shift) as usize, ((at + bytes + (1 << self.shift) - 1) >> self.shift) as usize)
     }
 
     #[inline]

@@ -7,7 +7,7 @@ use crate::error::FaultKind;
 use crate::launch::space_of;
 use crate::memory::Allocation;
 use crate::op::{Access, Address, Base};
-use crate::regs::{FULL, LANES, Lanes, Reg, lanes_of, steps};
+use crate::regs::{FULL, LANES, Lanes, Reg, Spread, lanes_of};
 use crate::types::Space;
 use std::sync::atomic::AtomicU32;
 use std::sync::atomic::Ordering::Relaxed;
@@ -125,7 +125,8 @@ impl Warp {
         let (element, count) = (access.ty.bytes(), access.regs.len() as u64);
         let bytes = element * count;
         let memory = around.env.memory;
-        if on == FULL && steps(addresses, bytes) {
+        let spread = Spread::of(addresses, bytes);
+        if on == FULL && spread == Spread::Row {
             let at = one_allocation(around, addresses, bytes)?;
             let allocation = &memory.allocations()[at];
             let offset = addresses[0] - allocation.base;
@@ -165,7 +166,7 @@ impl Warp {
             return Ok(());
         }
         let first = on.trailing_zeros() as usize;
-        if steps(addresses, 0)
+        if spread == Spread::Same
             && let Some(at) = around.one(addresses, 1 << first, bytes)
         {
             let allocation = &memory.allocations()[at];
@@ -239,7 +240,8 @@ impl Warp {
         let (element, count) = (access.ty.bytes(), access.regs.len() as u64);
         let bytes = element * count;
         let memory = around.env.memory;
-        if on == FULL && steps(addresses, bytes) {
+        let spread = Spread::of(addresses, bytes);
+        if on == FULL && spread == Spread::Row {
             let at = one_allocation(around, addresses, bytes)?;
             let allocation = &memory.allocations()[at];
             let offset = addresses[0] - allocation.base;
@@ -359,7 +361,7 @@ impl Warp {
         let element = access.ty.bytes();
         let bytes = element * access.regs.len() as u64;
         let params = around.env.params;
-        let same = steps(addresses, 0);
+        let same = Spread::of(addresses, bytes) == Spread::Same;
         for lane in lanes_of(on).take(if same { 1 } else { LANES }) {
             let address = addresses[lane];
             if !address.is_multiple_of(bytes) {

@@ -8,7 +8,7 @@ use crate::error::FaultKind;
 use crate::math::{Exact, Round, bf16_bits, bf16_value, bits32, bits64, f16_bits, f16_value};
 use crate::memory::Allocation;
 use crate::op::{Atom, AtomKind};
-use crate::regs::{Lanes, lanes_of};
+use crate::regs::{Lanes, Spread, lanes_of};
 use crate::types::{Space, Ty};
 
 impl Warp {
@@ -81,7 +81,7 @@ impl Warp {
         let element = atom.ty.bytes();
         let bytes = element * atom.a.len() as u64;
         within_shared(around, addresses, on, bytes)?;
-        around.count_shared(addresses, on, bytes);
+        around.count_shared(addresses, on, bytes, Spread::of(addresses, bytes));
         for lane in lanes_of(on) {
             for e in 0..atom.a.len() {
                 let (a, b) = self.atom_operands(atom, e, lane);

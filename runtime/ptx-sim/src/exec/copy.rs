@@ -6,7 +6,7 @@ use super::{Around, Outcome, Warp, trouble};
 use crate::counters::Way;
 use crate::error::FaultKind;
 use crate::op::Copy;
-use crate::regs::{LANES, Lanes, lanes_of};
+use crate::regs::{LANES, Lanes, Spread, lanes_of};
 
 /// The copies of a warp that are under way.
 #[derive(Clone, Default)]
@@ -107,7 +107,7 @@ impl Warp {
                 buffer.bytes -= copy.bytes - given(self, lane);
             }
         }
-        around.count_shared(&to, on, copy.bytes);
+        around.count_shared(&to, on, copy.bytes, Spread::of(&to, copy.bytes));
         for lane in lanes_of(on) {
             let who = self.who(lane, false);
             around

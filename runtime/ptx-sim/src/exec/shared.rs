@@ -5,7 +5,7 @@ use super::{Around, Outcome, Warp, trouble};
 use crate::banks::conflicts;
 use crate::error::FaultKind;
 use crate::op::Access;
-use crate::regs::{FULL, Lanes, Reg, lanes_of, steps};
+use crate::regs::{FULL, LANES, Lanes, Reg, Spread, lanes_of};
 
 impl Warp {
     pub(super) fn load_shared(
@@ -18,13 +18,16 @@ impl Warp {
         let element = access.ty.bytes();
         let bytes = element * access.regs.len() as u64;
         within_shared(around, addresses, on, bytes)?;
-        around.count_shared(addresses, on, bytes);
+        let spread = Spread::of(addresses, bytes);
+        let same = spread == Spread::Same;
+        around.count_shared(addresses, on, bytes, spread);
         let who = self.who(0, access.strong);
+        // Of lanes that read the same, all behind the second find what that one left.
+        let readers = lanes_of(on).take(if same { 2 } else { LANES });
         around
             .shared
-            .read(addresses, on, bytes, who)
+            .read(addresses, readers, bytes, who)
             .or_else(|(lane, fault)| at_lane(lane, fault))?;
-        let same = steps(addresses, 0);
         for (e, &reg) in access.regs.iter().enumerate() {
             let value =
                 |lane: usize| around.shared.peek(addresses[lane] + e as u64 * element, element);
@@ -56,7 +59,7 @@ impl Warp {
         let element = access.ty.bytes();
         let bytes = element * access.regs.len() as u64;
         within_shared(around, addresses, on, bytes)?;
-        around.count_shared(addresses, on, bytes);
+        around.count_shared(addresses, on, bytes, Spread::of(addresses, bytes));
         let who = self.who(0, access.strong);
         let shared = &mut *around.shared;
         let row = |index: usize| &self.regs.w32[index];
@@ -81,9 +84,15 @@ impl Warp {
 }
 
 impl Around<'_> {
-    pub(super) fn count_shared(&mut self, addresses: &Lanes<u64>, on: u32, bytes: u64) {
+    pub(super) fn count_shared(
+        &mut self,
+        addresses: &Lanes<u64>,
+        on: u32,
+        bytes: u64,
+        spread: Spread,
+    ) {
         self.tally.shared_requests += 1;
-        self.tally.shared_conflicts += conflicts(addresses, on, bytes);
+        self.tally.shared_conflicts += conflicts(addresses, on, bytes, spread);
     }
 }
 
