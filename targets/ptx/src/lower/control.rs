@@ -34,7 +34,10 @@ impl<'a> Lowering<'a> {
         self.divisors.set(stmt.var, aligned.min(self.divisors.of(stmt.start)));
         self.elements[stmt.var.0 as usize] = vec![counter];
         self.distribute(stmt.carried, &carried);
+        // What the last round has copied may be on the way in the next, and behind the loop.
+        self.on_the_way |= self.uses.copies;
         let yields = self.block(stmt.body)?;
+        self.on_the_way |= self.uses.copies;
         self.hand_over(&carried, &yields);
         let more = if bounded {
             self.f.set(counter, "add.s32", &[counter, step]);
@@ -60,15 +63,19 @@ impl<'a> Lowering<'a> {
         let [other, done] = [(); 2].map(|()| self.f.label());
         let made: Elements = results.iter().flat_map(|v| self.fresh(*v)).collect();
         self.f.jump_unless(cond, other);
+        let before = self.on_the_way;
         let yields = self.block(then)?;
+        let after = std::mem::replace(&mut self.on_the_way, before);
         self.hand_over(&made, &yields);
         if otherwise.stmts.is_empty() && made.is_empty() {
             self.f.open(other);
+            self.on_the_way |= after;
             return Ok(made);
         }
         self.f.jump(done);
         self.f.open(other);
         let yields = self.block(otherwise)?;
+        self.on_the_way |= after;
         self.hand_over(&made, &yields);
         self.f.open(done);
         for (i, result) in results.iter().enumerate() {

@@ -68,6 +68,7 @@ impl Lowering<'_> {
     }
 
     pub fn barrier(&mut self) {
+        self.arrive();
         self.f.line(format_args!("bar.sync 0"));
     }
 

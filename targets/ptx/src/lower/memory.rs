@@ -15,6 +15,8 @@ use std::fmt;
 
 /// The widest access.
 const WIDEST: u32 = 16;
+/// How a launch reads what nobody writes.
+const CONSTANT: &str = "ld.global.nc";
 
 pub struct Memory {
     /// Addresses of the parameters.
@@ -108,6 +110,15 @@ impl Lowering<'_> {
         let dtype = self.kernel.dtype_of(at.mem);
         let (address, op) = (self.address(at), self.reading(at.mem));
         let (bytes, chunk) = self.chunk(at, dtype, width);
+        if matches!(at.mem, Mem::Shared(_)) && dtype == DType::Bf16 {
+            // It may be what this lane has copied.
+            self.arrive();
+        }
+        let fits = dtype == DType::Bf16 && chunk == WIDEST && op == CONSTANT;
+        if fits && self.uses.is_copied(result) {
+            self.copies.insert(result, address);
+            return vec![];
+        }
         if chunk == 2 {
             let each = (0..u32::from(width)).map(|i| address.plus(2 * i));
             return each.map(|at| narrow::load(&mut self.f, op, dtype, at)).collect();
@@ -141,6 +152,13 @@ impl Lowering<'_> {
         let dtype = self.kernel.dtype_of(at.mem);
         let (address, op) = (self.address(at), writing(at.mem));
         let (bytes, chunk) = self.chunk(at, dtype, self.kernel.type_of(value).width);
+        if let Some(from) = self.copies.remove(&value) {
+            if chunk == WIDEST {
+                return self.copy(from, address, bytes);
+            }
+            let words = self.load_words(CONSTANT, from, bytes, WIDEST);
+            self.packed.insert(value, words);
+        }
         let packed = self.packed.get(&value).cloned();
         let cut = dtype == DType::Bf16 && self.divisors.is_bf16(value);
         if chunk == 2 {
@@ -173,6 +191,23 @@ impl Lowering<'_> {
         }
     }
 
+    /// From global to shared memory, past registers. It arrives when it is waited for: before the next barrier, or before
+    /// this lane reads shared memory of its type; so what comes between has not to wait.
+    fn copy(&mut self, from: Address, to: Address, bytes: u32) {
+        for at in (0..bytes).step_by(WIDEST as usize) {
+            let (from, to) = (from.plus(at), to.plus(at));
+            self.f.line(format_args!("cp.async.cg.shared.global {to}, {from}, {WIDEST}"));
+        }
+        self.on_the_way = true;
+    }
+
+    /// Wait for all copies that may be on the way.
+    pub fn arrive(&mut self) {
+        if std::mem::take(&mut self.on_the_way) {
+            self.f.line(format_args!("cp.async.wait_all"));
+        }
+    }
+
     /// Bytes of `width` elements, and how many of them one access takes.
     fn chunk(&self, at: Place, dtype: DType, width: u8) -> (u32, u32) {
         let size = dtype.size() as u32;
@@ -186,7 +221,7 @@ impl Lowering<'_> {
         match mem {
             Mem::Shared(_) => "ld.shared",
             Mem::Param(p) | Mem::Entry(p, _) => match self.kernel.params[p as usize].access {
-                Access::Read => "ld.global.nc",
+                Access::Read => CONSTANT,
                 Access::Write | Access::ReadWrite => "ld.global",
             },
         }

@@ -48,6 +48,8 @@ pub fn module(kernel: &Kernel, (version, arch): (&str, &str)) -> Result<String, 
         task: Arg::Int(0),
         elements: vec![vec![]; kernel.types.len()],
         packed: HashMap::new(),
+        copies: HashMap::new(),
+        on_the_way: false,
         divisors: Divisors::new(kernel.types.len()),
         uses: Uses::of(kernel),
     };
@@ -94,6 +96,10 @@ struct Lowering<'a> {
     elements: Vec<Elements>,
     /// Words of those values of `bf16` that are kept two elements a word.
     packed: HashMap<Value, Elements>,
+    /// Where those begin that go to shared memory past registers, until they are stored.
+    copies: HashMap<Value, memory::Address>,
+    /// Whether some may not have arrived.
+    on_the_way: bool,
     divisors: Divisors,
     uses: Uses,
 }

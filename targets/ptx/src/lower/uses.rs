@@ -2,7 +2,7 @@
 //!
 //! An index is often another one plus a constant, which goes into the address of the access and needs no
 //! instruction. And what is loaded as `bf16` is often only stored as `bf16`: then it stays as it lies, two elements a
-//! word.
+//! word; or, if it goes to shared memory, it is copied there and no register ever holds it.
 
 use q35_kernel::{BinaryOp, Block, Inst, Kernel, Literal, Mem, Place, Stmt, Type, Value};
 use q35_types::DType;
@@ -24,17 +24,30 @@ pub struct Uses {
     sums: Vec<Sum>,
     /// Values whose elements are wanted in registers.
     wanted: Vec<bool>,
+    /// How often values are stored as `bf16`: to shared memory, and elsewhere.
+    stores: Vec<[u32; 2]>,
+    /// Whether something may be copied to shared memory on its way past registers.
+    pub copies: bool,
 }
 
 impl Uses {
     pub fn of(kernel: &Kernel) -> Uses {
         let values = (0..kernel.types.len() as u32).map(|v| Sum { root: Some(Value(v)), plus: 0 });
-        let mut uses = Uses { sums: values.collect(), wanted: vec![false; kernel.types.len()] };
+        let mut uses = Uses {
+            sums: values.collect(),
+            wanted: vec![false; kernel.types.len()],
+            stores: vec![[0; 2]; kernel.types.len()],
+            copies: false,
+        };
         uses.add_up(kernel, &kernel.body);
         uses.mark_block(kernel, &kernel.body);
         // What an addend of a wanted sum is made of comes before it.
         let mut stmts = vec![];
         flatten(&kernel.body, &mut stmts);
+        uses.copies = stmts.iter().any(|stmt| match stmt.inst {
+            Inst::Load { .. } => uses.is_copied(stmt.results[0]),
+            _ => false,
+        });
         for stmt in stmts.into_iter().rev() {
             if let [result] = stmt.results[..]
                 && uses.is_sum(result)
@@ -60,6 +73,11 @@ impl Uses {
     /// Whether the elements of `v` are wanted one by one.
     pub fn is_wanted(&self, v: Value) -> bool {
         self.wanted[v.0 as usize]
+    }
+
+    /// Whether all that becomes of `v` is one store as `bf16` in shared memory.
+    pub fn is_copied(&self, v: Value) -> bool {
+        !self.is_wanted(v) && self.stores[v.0 as usize] == [1, 0]
     }
 
     fn is_sum(&self, v: Value) -> bool {
@@ -127,7 +145,10 @@ impl Uses {
             Inst::Load { at, .. } => self.mark_place(*at),
             Inst::Store { at, value } => {
                 self.mark_place(*at);
-                if kernel.dtype_of(at.mem) != DType::Bf16 {
+                if kernel.dtype_of(at.mem) == DType::Bf16 {
+                    let elsewhere = !matches!(at.mem, Mem::Shared(_));
+                    self.stores[value.0 as usize][usize::from(elsewhere)] += 1;
+                } else {
                     self.mark([*value]);
                 }
             }

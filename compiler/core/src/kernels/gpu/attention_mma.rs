@@ -182,7 +182,7 @@ impl<'k> Attend<'k> {
         };
         b.mma_zero(self.acc);
         b.range(0, width, depth, |c| {
-            panels.stage(b, c, depth, self.kv);
+            panels.stage(b, c, depth, (self.kv, b.i(0)));
             b.barrier();
             for &queries in &self.queries {
                 self.multiply((queries, c), q_row);
@@ -238,7 +238,7 @@ impl<'k> Attend<'k> {
         };
         b.mma_zero(self.acc);
         b.range(0, filled, depth, |j| {
-            panels.stage(b, j, depth, self.kv);
+            panels.stage(b, j, depth, (self.kv, b.i(0)));
             b.barrier();
             for &p in &self.p {
                 self.multiply((p, j), ROW);

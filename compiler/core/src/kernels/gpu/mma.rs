@@ -88,8 +88,14 @@ pub struct Panels<'k> {
 }
 
 impl<'k> Panels<'k> {
-    /// Rows `row .. row + depth` of four panels, to `[depth][ROW]`; `depth` is a multiple of eight.
-    pub fn stage(&self, b: &'k KernelBuilder, row: Expr<'k>, depth: u32, to: Mem) {
+    /// Rows `row .. row + depth` of four panels, to `[depth][ROW]` from an element on; `depth` is a multiple of eight.
+    pub fn stage(
+        &self,
+        b: &'k KernelBuilder,
+        row: Expr<'k>,
+        depth: u32,
+        (to, start): (Mem, Expr<'k>),
+    ) {
         // Of a panel, what lanes read together is in one piece.
         let each = depth * PANEL as u32 / PART;
         for first in (0..4 * each).step_by(LANES as usize) {
@@ -103,7 +109,7 @@ impl<'k> Panels<'k> {
                 self.panels.map(|panels| panel.lt(panels)),
             ];
             let load = || b.load_vec(self.mem, at, PART as u8);
-            let to_at = down * ROW + panel * PANEL + half;
+            let to_at = start + down * ROW + panel * PANEL + half;
             if_all(b, inside, load, |v| b.store(to, to_at, v));
         }
     }

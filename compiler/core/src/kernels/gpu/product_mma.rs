@@ -1,7 +1,8 @@
 //! The tiles of a product on matrix units.
 //!
 //! Each subgroup has 32 rows and its share of the columns. `x` and the weight go through shared
-//! memory, a piece of `k` at a time; all of `k` is added up in the accumulators, in ascending order.
+//! memory, a piece of `k` at a time, if there is room while the one before is multiplied; all of `k` is added up in
+//! the accumulators, in ascending order.
 //! The results leave through shared memory, half of the rows at a time.
 
 use super::LANES;
@@ -22,11 +23,15 @@ impl<'k> Product<'k> {
     /// Whether matrix units can make a tile. A weight in float32 would have to be split as `x` is, with
     /// nine products for one; and terms of `f16` have not the range of float32.
     pub(super) fn has_units(&self) -> bool {
-        let narrow = self.terms() * TILE * X_ROW + self.parts() * DEPTH * mma::ROW;
-        let shared = 2 * narrow + 4 * ROWS * SUMS_ROW;
         mma::usable(self.caps)
             && self.b.dtype_of(self.weight) == DType::Bf16
-            && shared <= self.caps.shared_bytes
+            && self.shared(1) <= self.caps.shared_bytes
+    }
+
+    /// Bytes of shared memory with room for so many pieces.
+    fn shared(&self, pieces: u32) -> u32 {
+        let narrow = self.terms() * TILE * X_ROW + self.parts() * DEPTH * mma::ROW;
+        2 * pieces * narrow + 4 * ROWS * SUMS_ROW
     }
 
     /// Numbers of `bf16` that an element of `x` is.
@@ -48,7 +53,8 @@ impl<'k> Product<'k> {
     ) {
         let b = self.b;
         let (terms, parts) = (self.terms(), self.parts() as usize);
-        let staged = |name: &str, len| b.shared(name, DType::Bf16, len);
+        let pieces = if self.shared(2) <= self.caps.shared_bytes { 2 } else { 1 };
+        let staged = |name: &str, len: u32| b.shared(name, DType::Bf16, pieces * len);
         let xs: Vec<Mem> =
             (0..terms).map(|term| staged(&format!("x{term}"), TILE * X_ROW)).collect();
         let ws: Vec<Mem> =
@@ -75,31 +81,35 @@ impl<'k> Product<'k> {
         for &sums in &sums {
             b.mma_zero(sums);
         }
-        b.range(0, self.k, DEPTH, |j| {
-            b.barrier();
+        // The piece from column `j` on, to the place that is its turn.
+        let turn = |j: Expr<'k>| j / DEPTH % pieces;
+        let stage = |j: Expr<'k>| {
+            let (x_at, w_at) = (turn(j) * (TILE * X_ROW), turn(j) * (DEPTH * mma::ROW));
             for &(row, from, there) in &rows {
                 let within = b.lane() / 8 % (DEPTH / PART) * PART;
                 let padded = self.k.next_multiple_of(DEPTH);
                 let put = |v: Expr<'k>| {
                     for (&xs, term) in xs.iter().zip(mma::split(v, terms)) {
-                        b.store(xs, row * X_ROW + within, term);
+                        b.store(xs, x_at + row * X_ROW + within, term);
                     }
                 };
                 mma::eight(b, (self.x, from), j + within, (self.k, padded), Some(there), put);
             }
             for (panels, &ws) in panels.iter().zip(&ws) {
-                panels.stage(b, j, DEPTH, ws);
+                panels.stage(b, j, DEPTH, (ws, w_at));
             }
-            b.barrier();
+        };
+        let multiply = |j: Expr<'k>| {
+            let (x_at, w_at) = (turn(j) * (TILE * X_ROW), turn(j) * (DEPTH * mma::ROW));
             // Where only the first few rows are wanted, half of the subgroups have nothing to do.
             b.when((first_row + down * ROWS).lt(self.end), || {
                 for (&acc, &ws) in sums.iter().zip(&ws) {
                     for &xs in &xs {
                         b.mma(MmaArgs {
                             acc,
-                            a: b.at(xs, down * (ROWS * X_ROW)),
+                            a: b.at(xs, x_at + down * (ROWS * X_ROW)),
                             a_row: b.i(X_ROW as i32),
-                            b: b.at(ws, right),
+                            b: b.at(ws, w_at + right),
                             b_row: b.i(mma::ROW as i32),
                             b_columns: false,
                             k: DEPTH,
@@ -107,6 +117,21 @@ impl<'k> Product<'k> {
                     }
                 }
             });
+        };
+        if pieces == 2 {
+            stage(b.i(0));
+        }
+        b.range(0, self.k, DEPTH, |j| {
+            // Nobody reads the place of the next piece any more, and the one of this is there.
+            b.barrier();
+            if pieces == 2 {
+                let next = j + DEPTH as i32;
+                b.when(next.lt(self.k as i32), || stage(next));
+            } else {
+                stage(j);
+                b.barrier();
+            }
+            multiply(j);
         });
         self.leave(&sums, (down, right), (first_row, first_panel), store);
     }
