@@ -7,6 +7,7 @@
 
 use super::delta_chunks::{Chunk, Layout, QUAD, Tokens};
 use super::{LANES, mma};
+use crate::kernels::PANEL;
 use crate::kernels::delta_rule::DeltaShape;
 use q35_kernel::{Acc, Expr, KernelBuilder, Mem, MmaArgs};
 use q35_target::Caps;
@@ -21,10 +22,13 @@ const VECTORS: usize = QUAD as usize;
 /// Numbers of `bf16` for each of float32.
 const TERMS: u32 = 2;
 
-/// Whether the heads are of whole pieces, a column of values for each lane at most, and keys are of `bf16` anyway.
+/// Whether the heads are of whole pieces and fill the units, have a column for each lane at most, and keys are of
+/// `bf16` anyway.
 pub fn usable(shape: DeltaShape, dtype: DType, caps: &Caps) -> bool {
-    let whole = shape.dk.is_multiple_of(PIECE) && shape.dv.is_multiple_of(32) && shape.dv <= LANES;
-    mma::usable(caps) && dtype == DType::Bf16 && whole && columns(shape, caps).is_multiple_of(8)
+    let DeltaShape { dk, dv, .. } = shape;
+    let whole = dk.is_multiple_of(PIECE) && dv.is_multiple_of(32) && dv <= LANES;
+    let fills = caps.mma.is_some_and(|mma| columns(shape, caps).is_multiple_of(mma.n));
+    mma::usable(caps) && dtype == DType::Bf16 && whole && fills
 }
 
 /// Columns of a subgroup.
@@ -138,5 +142,5 @@ impl<'k> Units<'k> {
 
 /// The row within a piece of a lane's vector number `place`.
 fn within<'k>(c: &Chunk<'_, 'k>, place: usize) -> Expr<'k> {
-    c.part * QUAD + (place / VECTORS * TOKENS as usize + place % VECTORS) as i32
+    c.part * QUAD + (place / VECTORS * PANEL + place % VECTORS) as i32
 }
