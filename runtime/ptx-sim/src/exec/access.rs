@@ -614,11 +614,20 @@ fn unwritten(allocation: &Allocation, addresses: &Lanes<u64>, on: u32, bytes: u6
 }
 
 fn within_local(around: &Around<'_>, addresses: &Lanes<u64>, on: u32, bytes: u64) -> Outcome<()> {
-    let size = around.env.kernel.local_bytes;
+    within((around.env.kernel.local_bytes, "local"), addresses, on, bytes)
+}
+
+/// Whether all lanes have aligned addresses in a memory of so many bytes.
+pub(super) fn within(
+    (size, name): (u64, &str),
+    addresses: &Lanes<u64>,
+    on: u32,
+    bytes: u64,
+) -> Outcome<()> {
     for lane in lanes_of(on) {
         let address = addresses[lane];
         if address.checked_add(bytes).is_none_or(|end| end > size) {
-            let message = format!("{bytes} bytes at {address:#x} of {size} bytes of local memory");
+            let message = format!("{bytes} bytes at {address:#x} of {size} bytes of {name} memory");
             return trouble(FaultKind::OutOfBounds, lane, message);
         }
         if !address.is_multiple_of(bytes) {

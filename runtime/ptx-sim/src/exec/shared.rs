@@ -1,9 +1,8 @@
 //! Loads and stores of shared memory.
 
-use super::access::{extend, misaligned};
+use super::access::{extend, within};
 use super::{Around, Outcome, Warp, trouble};
 use crate::banks::conflicts;
-use crate::error::FaultKind;
 use crate::op::Access;
 use crate::regs::{FULL, LANES, Lanes, Reg, Spread, lanes_of};
 
@@ -118,15 +117,5 @@ pub(super) fn within_shared(
             return Ok(());
         }
     }
-    for lane in lanes_of(on) {
-        let address = addresses[lane];
-        if address.checked_add(bytes).is_none_or(|end| end > size) {
-            let message = format!("{bytes} bytes at {address:#x} of {size} bytes of shared memory");
-            return trouble(FaultKind::OutOfBounds, lane, message);
-        }
-        if !address.is_multiple_of(bytes) {
-            return misaligned(lane, address, bytes);
-        }
-    }
-    Ok(())
+    within((size, "shared"), addresses, on, bytes)
 }
