@@ -1,8 +1,14 @@
 //! The programs, run as users run them.
 
+// One place for it, which the tests of targets have too.
+#[path = "../../../targets/conformance/find_ptxas.rs"]
+mod find_ptxas;
+
+pub use find_ptxas::ptxas;
+
 use serde_json::Value;
 use std::collections::HashMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::sync::OnceLock;
 
@@ -20,22 +26,6 @@ pub fn q35() -> Command {
 pub fn folder() -> PathBuf {
     let path = PathBuf::from(program("q35").get_program());
     path.parent().expect("a program is in a folder").into()
-}
-
-/// NVIDIA's assembler, of target/tools/cuda or of the system. That there is none is said aloud, and is an
-/// error if `Q35_REQUIRE` names `ptxas`.
-pub fn ptxas() -> Option<PathBuf> {
-    let own = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/tools/cuda/bin/ptxas");
-    let found = [own, "ptxas".into()].into_iter().find(|program| {
-        let run = Command::new(program).arg("--version").stdout(Stdio::null()).status();
-        run.is_ok_and(|status| status.success())
-    });
-    if found.is_none() {
-        let required = std::env::var("Q35_REQUIRE").is_ok_and(|list| list.contains("ptxas"));
-        assert!(!required, "`Q35_REQUIRE` names `ptxas`, but there is none");
-        eprintln!("skipped: there is no ptxas");
-    }
-    found
 }
 
 /// What came of running a program.

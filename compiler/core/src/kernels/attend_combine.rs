@@ -34,7 +34,7 @@ impl Template for AttendCombine {
         let each = h.heads * self.columns(caps);
         let (seq, rest) = (b.task() / each, b.task() % each);
         let (head, columns) = (rest / self.columns(caps), rest % self.columns(caps));
-        let tile = step.tile(step.tiles_of(seq).0);
+        let tile = step.tile_of_seq(seq);
         let used = split.used(tile.pos / q35_types::step::PAGE + 1);
         let parts = Parts { b, h, split, partial, seq, head, used };
         if caps.lanes > 1 {

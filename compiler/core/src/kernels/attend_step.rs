@@ -43,7 +43,7 @@ impl Template for AttendStep {
         let each = h.pages.kv_heads * self.split.splits;
         let (seq, rest) = (b.task() / each, b.task() % each);
         let (kv_head, number) = (rest / self.split.splits, rest % self.split.splits);
-        let tile = step.tile(step.tiles_of(seq).0);
+        let tile = step.tile_of_seq(seq);
         let (first, own) = (self.split.first(number), tile.pos / PAGE);
         let end = self.split.first(number + 1).min(own + 1);
         let token = Token { b, caps, step: &self.rope, x, rope, tile, kv_head };

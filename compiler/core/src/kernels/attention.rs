@@ -371,7 +371,7 @@ impl Template for AttendSplit {
         let each = h.pages.kv_heads * split.splits;
         let (seq, rest) = (b.task() / each, b.task() % each);
         let (kv_head, number) = (rest / split.splits, rest % split.splits);
-        let tile = step.tile(step.tiles_of(seq).0);
+        let tile = step.tile_of_seq(seq);
         let first = split.first(number);
         let end = split.first(number + 1).min(tile.pos / PAGE + 1);
         b.when(first.lt(end), || {
@@ -516,7 +516,7 @@ impl Heads {
         let (seq, rest) = (b.task() / each, b.task() % each);
         let (kv_head, rest) = (rest / (blocks * split.splits), rest % (blocks * split.splits));
         let (block, number) = (rest / split.splits, rest % split.splits);
-        let tile = step.tile(step.tiles_of(seq).0);
+        let tile = step.tile_of_seq(seq);
         let first = split.first(number);
         let end = split.first(number + 1).min(tile.pos / PAGE + 1);
         b.when(first.lt(end), || {

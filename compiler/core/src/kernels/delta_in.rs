@@ -6,12 +6,12 @@
 
 use super::elementwise::per_token;
 use super::gpu::product::{Heads, Product, Scratch};
-use super::step::Step;
+use super::step::{Step, Tile};
 use super::{DeltaConv, Linear, Template};
 use q35_artifact::{Amount, Cost, Tasks};
 use q35_kernel::{Expr, KernelBuilder, Mem};
 use q35_target::Caps;
-use q35_types::{DType, StepLayout};
+use q35_types::{Count, DType, StepLayout};
 
 /// `conv(norm(x) · weightᵀ)`, the convolution and its silu for the first channels only.
 #[derive(Debug, Clone, PartialEq)]
@@ -47,16 +47,17 @@ impl Template for DeltaIn {
         let history = b.state("history", DType::F32);
         let out = b.output("out", linear.out);
 
-        let seqs = step.count(q35_types::Count::Seqs);
+        let seqs = step.count(Count::Seqs);
         let product = linear.product(b, caps, (x, norm, weight), seqs);
-        let tile = |seq| step.tile(step.tiles_of(seq).0);
-        let source = |seq| tile(seq).token * linear.k;
+        let source = |seq| step.tile_of_seq(seq).token * linear.k;
         let store = |seq, col: Expr<'_>, v| {
-            let to = tile(seq).token * linear.n + col;
+            let tile = step.tile_of_seq(seq);
+            let to = tile.token * linear.n + col;
             b.when_else(
                 col.lt(conv.channels() as i32),
                 || {
-                    let channel = Channel { b, conv, taps, history, step: &step, seq, col };
+                    let slot = step.slot_of(seq);
+                    let channel = Channel { b, conv, taps, history, tile, slot, col };
                     b.store(out, to, channel.next(v));
                 },
                 || b.store(out, to, v),
@@ -88,8 +89,9 @@ struct Channel<'s, 'k> {
     conv: &'s DeltaConv,
     taps: Mem,
     history: Mem,
-    step: &'s Step<'k>,
-    seq: Expr<'k>,
+    tile: Tile<'k>,
+    /// Where its state is read from.
+    slot: Expr<'k>,
     col: Expr<'k>,
 }
 
@@ -98,8 +100,7 @@ impl<'k> Channel<'_, 'k> {
     /// those before.
     fn next(&self, input: Expr<'k>) -> Expr<'k> {
         let (b, conv, taps) = (self.b, self.conv, self.conv.taps);
-        let tile = self.step.tile(self.step.tiles_of(self.seq).0);
-        let slot = self.step.slot_of(self.seq);
+        let (tile, slot) = (self.tile, self.slot);
         let at = |slot, back: u32| conv.ring(slot, tile.pos - back) + self.col;
         let past: Vec<Expr> = (1..taps)
             .rev()

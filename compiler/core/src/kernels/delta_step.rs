@@ -94,7 +94,7 @@ impl DeltaStep {
         let b = cx.b;
         let shape = self.rule.shape;
         let (dk, dv) = (shape.dk, shape.dv as i32);
-        let tile = step.tile(step.tiles_of(seq).0);
+        let tile = step.tile_of_seq(seq);
         let slot = step.slot_of(seq);
         let (column, part) = (b.lane() % WIDTH, b.lane() / WIDTH);
         let at = panel * WIDTH + column;

@@ -290,22 +290,12 @@ impl ExpertLinear {
         let each = if self.tiled() { self.n.div_ceil(TILE) } else { self.grid().panels() as u32 };
         let (slot, column) = (b.task() / each, b.task() % each);
         let expert = b.load(groups, active(slot));
+        let weight = b.entry(weight, expert);
+        let begin = b.load(groups, start(slot, self.experts));
+        let end = b.load(groups, start(slot + 1, self.experts));
         let product = Product {
-            b,
-            caps,
-            x,
-            weight: b.entry(weight, expert),
-            n: self.n,
-            k: self.cols,
-            norm: None,
-            heads: None,
-            slice: None,
-            up: match self.act {
-                Act::None => None,
-                Act::SwiGlu { up } => Some(up / PANEL as u32),
-            },
-            begin: b.load(groups, start(slot, self.experts)),
-            end: b.load(groups, start(slot + 1, self.experts)),
+            up: self.act.up_panel(),
+            ..Product::new((b, caps), (x, weight), (self.n, self.cols), (begin, end))
         };
         let pair_of = |n: Expr<'k>| b.load(groups, pair(n, self.experts));
         let source = |n: Expr<'k>| {

@@ -44,6 +44,16 @@ pub enum Act {
     },
 }
 
+impl Act {
+    /// Panel of the second factor of a SwiGLU.
+    pub(super) fn up_panel(self) -> Option<u32> {
+        match self {
+            Act::None => None,
+            Act::SwiGlu { up } => Some(up / PANEL as u32),
+        }
+    }
+}
+
 impl Linear {
     fn grid(&self) -> Grid {
         Grid { n: self.n, k: self.k, weight: self.weight }
@@ -63,13 +73,6 @@ impl Linear {
     /// The first panel of such a task, and how many it has.
     pub(super) fn panels<'k>(&self, task: Expr<'k>) -> (Expr<'k>, u32) {
         (task * self.task_panels(), self.task_panels())
-    }
-
-    fn up_panel(&self) -> Option<u32> {
-        match self.act {
-            Act::None => None,
-            Act::SwiGlu { up } => Some(up / PANEL as u32),
-        }
     }
 
     /// One task of many lanes.
@@ -105,18 +108,9 @@ impl Linear {
         end: Expr<'k>,
     ) -> Product<'k> {
         Product {
-            b,
-            caps,
-            x,
-            weight,
-            n: self.n,
-            k: self.k,
             norm: norm.zip(self.norm),
-            heads: None,
-            slice: None,
-            up: self.up_panel(),
-            begin: b.i(0),
-            end,
+            up: self.act.up_panel(),
+            ..Product::new((b, caps), (x, weight), (self.n, self.k), (b.i(0), end))
         }
     }
 }

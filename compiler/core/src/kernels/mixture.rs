@@ -101,19 +101,10 @@ impl Template for MixtureUp {
 
         let scratch = Scratch::new(b, of.hidden);
         let tokens = step.count(Count::Tokens);
-        let product = |weight, (n, up): (u32, u32), (begin, end)| Product {
-            b,
-            caps,
-            x,
-            weight,
-            n,
-            k: of.hidden,
+        let product = |weight, (n, up): (u32, u32), rows| Product {
             norm: Some((norm, of.norm)),
-            heads: None,
-            slice: None,
             up: Some(up / PANEL as u32),
-            begin,
-            end,
+            ..Product::new((b, caps), (x, weight), (n, of.hidden), rows)
         };
         let (panels, shared_panels) = (self.panels(), self.shared_panels());
         let each = self.each();
@@ -241,32 +232,20 @@ impl MixtureDown {
         let shared_sums = shared_of("shared_sums", of.tokens * PANEL as u32);
         let tokens = step.count(Count::Tokens);
         let panel = b.task();
-        let product = |x, weight, k, begin, end| Product {
-            b,
-            caps,
-            x,
-            weight,
-            n: of.hidden,
-            k,
-            norm: None,
-            heads: None,
-            slice: None,
-            up: None,
-            begin,
-            end,
-        };
+        let product =
+            |x, weight, k, rows| Product::new((b, caps), (x, weight), (of.hidden, k), rows);
         b.range(0, b.load(groups, 0), 1, |slot| {
             let expert = b.load(groups, active(slot));
             let begin = b.load(groups, start(slot, of.experts));
             let end = b.load(groups, start(slot + 1, of.experts));
             let pair_of = |n| b.load(groups, pair(n, of.experts));
-            let p = product(x, b.entry(experts, expert), of.width, begin, end);
+            let p = product(x, b.entry(experts, expert), of.width, (begin, end));
             let source = |n| pair_of(n) * of.width;
             let store =
                 |n, col: Expr<'_>, v| b.store(routed_sums, pair_of(n) * PANEL + col % PANEL, v);
             p.split(scratch, (panel, 1), &source, &store);
         });
-        let p = product(shared_x, shared, of.shared, b.i(0), tokens);
+        let p = product(shared_x, shared, of.shared, (b.i(0), tokens));
         let store =
             |t: Expr<'_>, col: Expr<'_>, v| b.store(shared_sums, t * PANEL + col % PANEL, v);
         p.split(scratch, (panel, 1), &|t| t * of.shared, &store);

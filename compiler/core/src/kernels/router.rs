@@ -63,19 +63,11 @@ impl Template for MixtureRouter {
 
         let (panels, len) = (self.panels(), of.hidden / of.slices());
         let (slice, panel) = (b.task() / panels, b.task() % panels);
+        let shape = (of.logits, of.hidden);
         let product = Product {
-            b,
-            caps,
-            x,
-            weight,
-            n: of.logits,
-            k: of.hidden,
             norm: Some((norm, of.norm)),
-            heads: None,
             slice: Some((slice * len, len)),
-            up: None,
-            begin: b.i(0),
-            end: step.count(Count::Tokens),
+            ..Product::new((b, caps), (x, weight), shape, (b.i(0), step.count(Count::Tokens)))
         };
         let logits = Logits { b, of, mem: out };
         let source = |token| token * of.hidden;

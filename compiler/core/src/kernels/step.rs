@@ -69,6 +69,11 @@ impl<'k> Step<'k> {
         (self.word(at, seq), self.word(at, seq + 1))
     }
 
+    /// The first tile of the sequence: in `decode`, all there is of it.
+    pub fn tile_of_seq(&self, seq: Expr<'k>) -> Tile<'k> {
+        self.tile(self.tiles_of(seq).0)
+    }
+
     /// Slot the sequence's state is read from, or -1 for zero state.
     pub fn slot_of(&self, seq: Expr<'k>) -> Expr<'k> {
         self.word(self.layout.seq_slot(), seq)

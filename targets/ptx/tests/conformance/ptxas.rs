@@ -2,8 +2,11 @@
 //!
 //! What is not assembled is said aloud, and is an error if `Q35_REQUIRE` names `ptxas`.
 
-use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+#[path = "../../../conformance/find_ptxas.rs"]
+mod find_ptxas;
+
+use std::path::PathBuf;
+use std::process::Command;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -21,7 +24,7 @@ pub struct Used {
 #[track_caller]
 pub fn assemble(text: &str, arch: &str) -> Option<Used> {
     static FOUND: OnceLock<Option<PathBuf>> = OnceLock::new();
-    let program = FOUND.get_or_init(find).as_ref()?;
+    let program = FOUND.get_or_init(find_ptxas::ptxas).as_ref()?;
     static COUNT: AtomicU32 = AtomicU32::new(0);
     let number = COUNT.fetch_add(1, Ordering::Relaxed);
     let file = PathBuf::from(env!("CARGO_TARGET_TMPDIR"))
@@ -56,18 +59,4 @@ fn used(said: &str) -> Option<Used> {
         shared: before(&["bytes", "smem"]).unwrap_or(0),
         local: before(&["bytes", "stack", "frame"])? + spilled("stores")? + spilled("loads")?,
     })
-}
-
-fn find() -> Option<PathBuf> {
-    let own = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/tools/cuda/bin/ptxas");
-    let found = [own, "ptxas".into()].into_iter().find(|program| {
-        let run = Command::new(program).arg("--version").stdout(Stdio::null()).status();
-        run.is_ok_and(|status| status.success())
-    });
-    if found.is_none() {
-        let required = std::env::var("Q35_REQUIRE").is_ok_and(|list| list.contains("ptxas"));
-        assert!(!required, "`Q35_REQUIRE` names `ptxas`, but there is none");
-        eprintln!("skipped: there is no ptxas");
-    }
-    found
 }

@@ -72,13 +72,13 @@ impl<'k> Cx<'k> {
     }
 
     /// Where a column of the head's state in `slot` begins.
-    pub fn column_at(&self, slot: Expr<'k>, column: Expr<'k>) -> Expr<'k> {
+    fn column_at(&self, slot: Expr<'k>, column: Expr<'k>) -> Expr<'k> {
         let panel = self.shape().dk as usize * PANEL;
         self.state_at(slot) + column / PANEL * panel + column % PANEL
     }
 
     /// A column of the state that begins at `from`, or zeros: its rows in vectors of these widths.
-    pub fn read_column(
+    fn read_column(
         &self,
         from: Expr<'k>,
         fresh: Expr<'k>,
@@ -95,7 +95,7 @@ impl<'k> Cx<'k> {
     }
 
     /// The other way.
-    pub fn write_column(&self, to: Expr<'k>, widths: &[(usize, u8)], column: &[Expr<'k>]) {
+    fn write_column(&self, to: Expr<'k>, widths: &[(usize, u8)], column: &[Expr<'k>]) {
         for (&(at, w), &rows) in widths.iter().zip(column) {
             for i in 0..w {
                 let at = to + (at + usize::from(i)) * PANEL;
@@ -106,7 +106,7 @@ impl<'k> Cx<'k> {
 }
 
 /// The columns of a lane, one for each round of lanes, and whether there is such a column.
-pub fn columns_of(b: &KernelBuilder, dv: u32) -> Vec<(Expr<'_>, Expr<'_>)> {
+fn columns_of(b: &KernelBuilder, dv: u32) -> Vec<(Expr<'_>, Expr<'_>)> {
     let column = |round| {
         let column = b.lane() + round * LANES;
         (column.min(dv as i32 - 1), column.lt(dv as i32))
@@ -115,7 +115,7 @@ pub fn columns_of(b: &KernelBuilder, dv: u32) -> Vec<(Expr<'_>, Expr<'_>)> {
 }
 
 /// Vectors of four, then of what is left.
-pub fn widths(len: usize) -> Vec<(usize, u8)> {
+fn widths(len: usize) -> Vec<(usize, u8)> {
     let mut parts: Vec<(usize, u8)> = (0..len / 4).map(|n| (n * 4, 4)).collect();
     let rest = len / 4 * 4;
     parts.extend((rest..len).map(|at| (at, 1)));
@@ -123,7 +123,7 @@ pub fn widths(len: usize) -> Vec<(usize, u8)> {
 }
 
 /// Sum of all elements: vectors of one width first, then their elements.
-pub fn add_up(mut terms: Vec<Expr<'_>>) -> Expr<'_> {
+fn add_up(mut terms: Vec<Expr<'_>>) -> Expr<'_> {
     let narrow: Vec<Expr> = terms.iter().copied().filter(|t| t.ty().width == 1).collect();
     terms.retain(|t| t.ty().width > 1);
     // Pairs of pairs: a short chain of additions.

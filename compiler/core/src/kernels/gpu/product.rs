@@ -100,6 +100,29 @@ fn place<'k>(quarter: Expr<'k>, slice: Expr<'k>) -> Expr<'k> {
 }
 
 impl<'k> Product<'k> {
+    /// The rows from `begin` to `end` of `x · weightᵀ`, `[n, k]`, and nothing before or after.
+    pub fn new(
+        (b, caps): (&'k KernelBuilder, &'k Caps),
+        (x, weight): (Mem, Mem),
+        (n, k): (u32, u32),
+        (begin, end): (Expr<'k>, Expr<'k>),
+    ) -> Self {
+        Product {
+            b,
+            caps,
+            x,
+            weight,
+            n,
+            k,
+            norm: None,
+            heads: None,
+            slice: None,
+            up: None,
+            begin,
+            end,
+        }
+    }
+
     /// `count` panels from `first` on, as far as there are, for all rows, a few at a time:
     /// `store(row, column, value)` for every element. `source(row)` is where the row's `x` begins.
     ///
